@@ -1,0 +1,32 @@
+"""What is measured: scalar functions on a real vector space and their curvature."""
+
+from thalweg.landscapes.base import Landscape, RestrictedLandscape
+from thalweg.landscapes.layout import Block, Layout
+from thalweg.landscapes.linear_maps import LinearMap, column, combine, pull_back
+from thalweg.landscapes.operators import (
+    FunctionOperator,
+    IdentityOperator,
+    LinearOperator,
+    MatrixOperator,
+)
+from thalweg.landscapes.quadratic import Quadratic
+
+__all__ = [
+    # landscapes
+    "Landscape",
+    "Quadratic",
+    "RestrictedLandscape",
+    # how a point is read
+    "Block",
+    "Layout",
+    # symmetric operators
+    "FunctionOperator",
+    "IdentityOperator",
+    "LinearOperator",
+    "MatrixOperator",
+    # bases
+    "LinearMap",
+    "column",
+    "combine",
+    "pull_back",
+]
