@@ -100,8 +100,8 @@ class LinearOperator(ABC):
             raise AsymmetryError(
                 f"v.Au and u.Av differ by {float(gap / norm):.1e} relative, more than "
                 f"{tolerance:.0e}: the operator is not symmetric. Most often two "
-                "passes over the data differ (dropout, a shuffling loader, nondeterministic "
-                "kernels)"
+                "passes over the data differ (dropout, a shuffling loader, "
+                "nondeterministic kernels)"
             )
 
     # Algebra ------------------------------------------------------------------------
