@@ -1,6 +1,8 @@
 """Every random number as a function of a seed and a key, never of global state."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -27,6 +29,18 @@ def generator(seed: int, *key: Key) -> torch.Generator:
 def numpy_generator(seed: int, *key: Key) -> np.random.Generator:
     """Return a NumPy generator for (seed, key)."""
     return np.random.default_rng(derive(seed, *key))
+
+
+@contextmanager
+def seeded(seed: int, *key: Key) -> Iterator[None]:
+    """Seed torch's global CPU generator for a block of code, and put it back after.
+
+    For code that draws from the global generator and takes no other, such as the
+    initialization of modules.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive(seed, *key))
+        yield
 
 
 def normal(shape: tuple[int, ...], seed: int, *key: Key, like: Tensor) -> Tensor:
