@@ -15,7 +15,7 @@ from torch import Tensor
 from thalweg.data.labeled import LabeledData
 from thalweg.errors import DataError, InputError
 
-_IDX_TYPES = {
+_IDX_TYPES: dict[int, np.dtype] = {
     0x08: np.dtype(">u1"),
     0x09: np.dtype(">i1"),
     0x0B: np.dtype(">i2"),

@@ -46,7 +46,8 @@ def image_folder(
     )
     if not folders:
         raise DataError(f"{root} holds no class folders: one folder a class is read")
-    images, labels = [], []
+    images: list[np.ndarray] = []
+    labels: list[int] = []
     for label, folder in enumerate(folders):
         files = sorted(
             p
