@@ -6,7 +6,6 @@ import platform
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Self
 
 import numpy as np
 import torch
@@ -100,7 +99,7 @@ class Meter:
         self.seconds = 0.0
         self.cpu_seconds = 0.0
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Meter":
         self._started = time.perf_counter(), time.process_time()
         return self
 
