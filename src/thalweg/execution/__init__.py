@@ -1,0 +1,30 @@
+"""Chunked work: keyed items, atomic files, executors, progress, resume."""
+
+from thalweg.execution.executors import (
+    Executor,
+    FuturesExecutor,
+    LocalExecutor,
+    as_executor,
+)
+from thalweg.execution.jobs import Item, execute
+from thalweg.execution.processes import ProcessExecutor
+from thalweg.execution.progress import Progress, as_progress
+from thalweg.execution.store import Store, atomic_file
+
+__all__ = [
+    # jobs
+    "Item",
+    "execute",
+    # where finished work is kept
+    "Store",
+    "atomic_file",
+    # who does the work
+    "Executor",
+    "FuturesExecutor",
+    "LocalExecutor",
+    "ProcessExecutor",
+    "as_executor",
+    # what is shown
+    "Progress",
+    "as_progress",
+]
