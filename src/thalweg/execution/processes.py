@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-import thalweg
 from thalweg.errors import ExecutionError, InputError
 from thalweg.execution.channel import receive, send
 from thalweg.execution.sending import pack
@@ -138,7 +137,7 @@ class _Worker:
     """One process and the recipe whose constant it holds."""
 
     def __init__(self) -> None:
-        home = str(Path(thalweg.__file__).parents[1])
+        home = str(Path(__file__).parents[2])
         paths = [home, *filter(None, [os.environ.get("PYTHONPATH")])]
         self.recipe: bytes | None = None
         self.process = subprocess.Popen(
