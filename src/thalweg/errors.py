@@ -63,3 +63,7 @@ class ConvergenceWarning(ThalwegWarning):
 
 class DataWarning(ThalwegWarning):
     """The data is usable, but not as it seems: shuffled, truncated, subsampled."""
+
+
+class DirectionWarning(ThalwegWarning):
+    """Directions are used at another point than the one they were scaled at."""

@@ -1,12 +1,44 @@
 """How a landscape is measured: one set of instruments for every landscape."""
 
-from thalweg.instruments.directions import Directions
+from thalweg.instruments.directions import (
+    Directions,
+    Projection,
+    as_directions,
+    orthogonalize,
+    resolve_point,
+)
 from thalweg.instruments.eigenpairs import Eigenpairs, top_eigenpairs
 from thalweg.instruments.estimates import Estimate
+from thalweg.instruments.local_directions import (
+    gradient_direction,
+    hessian_directions,
+    random_directions,
+)
+from thalweg.instruments.normalization import normalize
+from thalweg.instruments.planes import (
+    Checkpoint,
+    between,
+    plane_through,
+    read_checkpoint,
+)
+from thalweg.instruments.principal import pca_directions
 
 __all__ = [
     # directions
+    "Checkpoint",
     "Directions",
+    "Projection",
+    "as_directions",
+    "between",
+    "gradient_direction",
+    "hessian_directions",
+    "normalize",
+    "orthogonalize",
+    "pca_directions",
+    "plane_through",
+    "random_directions",
+    "read_checkpoint",
+    "resolve_point",
     # spectra
     "Eigenpairs",
     "Estimate",
