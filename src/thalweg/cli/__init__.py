@@ -1,5 +1,5 @@
 """The command line: one file a command, no logic."""
 
-from thalweg.cli.main import app, main, run
+from thalweg.cli.entry import app, main, run
 
 __all__ = ["app", "main", "run"]
