@@ -1,0 +1,222 @@
+"""The population loss of a two-layer ReLU student as a landscape."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from thalweg.errors import InputError
+from thalweg.landscapes import Block, Landscape, Layout, LinearOperator
+from thalweg.solvable.two_layer_relu import kernel, reduction
+from thalweg.solvable.two_layer_relu.checks import (
+    Array,
+    as_teacher,
+    as_weights,
+    check_neurons,
+)
+from thalweg.solvable.two_layer_relu.derivatives import Curvature
+from thalweg.solvable.two_layer_relu.reduction import Reduction, Spectrum
+
+
+class ReLUTeacherStudent(Landscape):
+    """L(W) = ½ E[(Σ_k ReLU(w_k·x) - Σ_r ReLU(v_r·x))²] for x ~ N(0, I_d), exactly.
+
+    A point is `W.reshape(-1)` for the student W (K, d); the layout has one block with
+    a filter a neuron. It stands nowhere (`origin` is None). Everything is computed in
+    float64 and returned in the dtype of the input.
+
+    Args:
+        V: Teacher of shape (M, d0), no zero row.
+        K: Number of students.
+        d: Input dimension, at least d0 (the teacher's further entries are zero).
+
+    Raises:
+        InputError: K < 1, d < d0, or a teacher that cannot be used.
+
+    Example:
+        >>> land = ReLUTeacherStudent(torch.eye(3, dtype=torch.float64), K=3)
+        >>> float(land.loss(land.point(torch.eye(3, dtype=torch.float64))))
+        0.0
+    """
+
+    def __init__(self, V: Array, K: int, d: int | None = None) -> None:
+        given = torch.as_tensor(V)
+        V = as_teacher(V)
+        if V.ndim != 2:
+            raise InputError(f"V must have shape (M, d), got {tuple(V.shape)}")
+        if K < 1:
+            raise InputError(f"K must be at least 1, got {K}")
+        d = V.shape[1] if d is None else d
+        if d < V.shape[1]:
+            raise InputError(
+                f"d must be at least the teacher's dimension {V.shape[1]}, got {d}"
+            )
+        self.V = torch.nn.functional.pad(V, (0, d - V.shape[1]))
+        self.K, self.M, self.d = K, V.shape[0], d
+        super().__init__(
+            K * d,
+            layout=Layout((Block("W", (K, d), 0, filter_axis=0, owner="Linear"),)),
+            dtype=given.dtype,
+            device=given.device,
+        )
+
+    def describe(self) -> dict[str, object]:
+        """Return class, sizes and the teacher's fingerprint."""
+        from thalweg.provenance import fingerprint
+
+        sizes = {"K": self.K, "M": self.M, "d": self.d}
+        return super().describe() | sizes | {"teacher": fingerprint(self.V)}
+
+    # A point and its weights --------------------------------------------------------
+
+    def weights(
+        self, point: Float[Tensor, "*batch dim"]
+    ) -> Float[Tensor, "*batch K d"]:
+        """Return W (..., K, d) of flat points."""
+        return point.unflatten(-1, (self.K, self.d))
+
+    def point(self, at: Array | None = None) -> Float[Tensor, " dim"]:
+        """Return the flat point of a student W (K, d) or of a point, or the origin."""
+        if at is None or torch.as_tensor(at).ndim != 2:
+            return super().point(None if at is None else torch.as_tensor(at))
+        return self._student(at).reshape(-1).to(torch.as_tensor(at).dtype)
+
+    def _student(self, W: Array) -> Tensor:
+        weights = as_weights(W, self.V)
+        if weights.shape[-2] != self.K:
+            raise InputError(f"W must have K = {self.K} rows, got {weights.shape[-2]}")
+        return weights
+
+    def _curvature(self, W: Array) -> Curvature:
+        weights = self._student(W)
+        check_neurons(weights, self.V)
+        return Curvature(weights, self.V)
+
+    # The landscape ------------------------------------------------------------------
+
+    def loss(
+        self, points: Float[Tensor, "*batch dim"], *, compensated: bool = True
+    ) -> Float[Tensor, "*batch"]:
+        """Return the loss; non-finite points give a non-finite loss.
+
+        Cost O(K (K + M) d) a point. `compensated` removes the cancellation near zero
+        loss, see `student_loss`.
+        """
+        W = self.weights(points).double()
+        return kernel.loss(W, self.V, compensated=compensated).to(points.dtype)
+
+    def gradient(
+        self, points: Float[Tensor, "*batch dim"]
+    ) -> Float[Tensor, "*batch dim"]:
+        """Return ∇L = S W - B V, flat.
+
+        Raises:
+            InputError: A neuron is zero; the message names its index.
+        """
+        gradient = self._curvature(self.weights(points)).gradient()
+        return gradient.flatten(-2).to(points.dtype)
+
+    def value_and_gradient(
+        self, points: Float[Tensor, "*batch dim"]
+    ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch dim"]]:
+        """Return loss and gradient."""
+        return self.loss(points), self.gradient(points)
+
+    def hessian(
+        self,
+        point: Float[Tensor, " dim"],
+        *,
+        zero_neuron: str = "raise",
+    ) -> "ReLUHessian":
+        """Return the Hessian as an operator; `.dense()` is assembled, not multiplied.
+
+        Args:
+            point: Flat point.
+            zero_neuron: "drop" removes neurons of norm below 1e-12 max|v|, whose
+                rows and columns are then zero; `operator.dropped` lists them.
+
+        Raises:
+            InputError: A neuron is zero and `zero_neuron` is "raise".
+        """
+        return ReLUHessian(self, self._checked(point), zero_neuron)
+
+    # Closed forms in weight space ---------------------------------------------------
+
+    def overlaps(self, W: Array) -> tuple[Tensor, Tensor, Tensor]:
+        """Return Q = WWᵀ (..., K, K), R = WVᵀ (..., K, M) and P = VVᵀ (M, M)."""
+        W = self._student(W)
+        return W @ W.mT, W @ self.V.mT, self.V @ self.V.mT
+
+    def S_B(self, W: Array) -> tuple[Tensor, Tensor]:
+        """Return S (..., K, K) and B (..., K, M) of ∇L = S W - B V.
+
+        S is also the Hessian along every direction outside span(V, W).
+        """
+        curvature = self._curvature(W)
+        return curvature.S, curvature.B
+
+    def reduce(self, W: Array) -> Reduction:
+        """Return W in an orthonormal basis of span(V), and the Gram matrix outside."""
+        return reduction.reduce(self._student(W), self.V)
+
+    def lift(self, coefficients: Array, gram: Array) -> Float[Tensor, "K d"]:
+        """Return some W (K, d) of these coefficients and this Gram matrix.
+
+        Raises:
+            InputError: d < rank V + rank G, or G is not positive semi-definite.
+        """
+        C, G = (torch.as_tensor(x).to(self.V) for x in (coefficients, gram))
+        return reduction.lift(C, G, reduction.span(self.V), self.d)
+
+    def spectrum(self, W: Array, d: int | None = None) -> Spectrum:
+        """Return the Hessian's spectrum at W (K, d) in any dimension d."""
+        weights = self._student(W)
+        check_neurons(weights, self.V)
+        return reduction.spectrum(weights, self.V, self.d if d is None else d)
+
+
+class ReLUHessian(LinearOperator):
+    """The Hessian of a `ReLUTeacherStudent` at one point.
+
+    A product costs O((K² + KM) d); the geometry of the pairs is computed once.
+    """
+
+    def __init__(
+        self,
+        land: ReLUTeacherStudent,
+        point: Tensor,
+        zero_neuron: str,
+    ) -> None:
+        super().__init__(
+            land.dim, dtype=point.dtype, device=point.device, layout=land.layout
+        )
+        W = land._student(land.weights(point))
+        floor = 1e-12 * float(land.V.norm(dim=-1).max())
+        alive = W.norm(dim=-1) >= floor
+        if zero_neuron == "raise":
+            check_neurons(W, land.V)
+        elif zero_neuron != "drop":
+            raise InputError(
+                f'zero_neuron must be "raise" or "drop", got {zero_neuron!r}'
+            )
+        self.dropped: tuple[int, ...] = tuple((~alive).nonzero()[:, 0].tolist())
+        self._kept = alive.nonzero()[:, 0]
+        self._sizes = land.K, land.d
+        self._curvature = Curvature(W[alive], land.V)
+
+    def _product(self, v: Tensor) -> Tensor:
+        return self._products(v[:, None])[:, 0]
+
+    def _products(self, V: Tensor) -> Tensor:
+        X = V.double().mT.unflatten(-1, self._sizes)
+        product = torch.zeros_like(X)
+        product[:, self._kept] = self._curvature.product(X[:, self._kept])
+        return product.flatten(-2).mT.to(self.dtype)
+
+    def dense(self) -> Tensor:
+        """Return the matrix in closed form, exactly symmetric, without a product."""
+        (K, d), n = self._sizes, len(self._kept)
+        H = self._curvature.W.new_zeros(K, d, K, d)
+        block = self._curvature.dense().reshape(n, d, n, d)
+        kept = self._kept
+        H[kept[:, None], :, kept] = block.permute(0, 2, 1, 3)
+        return H.reshape(K * d, K * d).to(self.dtype)
