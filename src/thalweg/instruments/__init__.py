@@ -1,5 +1,6 @@
 """How a landscape is measured: one set of instruments for every landscape."""
 
+from thalweg.instruments.ascent import Ascent, ascend
 from thalweg.instruments.directions import (
     Directions,
     Projection,
@@ -22,8 +23,14 @@ from thalweg.instruments.planes import (
     read_checkpoint,
 )
 from thalweg.instruments.principal import pca_directions
+from thalweg.instruments.projections import project_ball, read_norm
 
 __all__ = [
+    # worst cases
+    "Ascent",
+    "ascend",
+    "project_ball",
+    "read_norm",
     # directions
     "Checkpoint",
     "Directions",
