@@ -24,6 +24,7 @@ from thalweg.instruments.planes import (
 )
 from thalweg.instruments.principal import pca_directions
 from thalweg.instruments.projections import project_ball, read_norm
+from thalweg.instruments.traces import trace
 
 __all__ = [
     # worst cases
@@ -50,4 +51,5 @@ __all__ = [
     "Eigenpairs",
     "Estimate",
     "top_eigenpairs",
+    "trace",
 ]
