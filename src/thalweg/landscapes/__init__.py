@@ -1,8 +1,11 @@
 """What is measured: scalar functions on a real vector space and their curvature."""
 
 from thalweg.landscapes.base import Landscape, RestrictedLandscape
+from thalweg.landscapes.batch_norm import interpolate_buffers, recalibrate
+from thalweg.landscapes.between import BetweenLandscape
 from thalweg.landscapes.layout import Block, Layout
 from thalweg.landscapes.linear_maps import LinearMap, column, combine, pull_back
+from thalweg.landscapes.network import NetworkLandscape
 from thalweg.landscapes.operators import (
     FunctionOperator,
     IdentityOperator,
@@ -13,9 +16,14 @@ from thalweg.landscapes.quadratic import Quadratic
 
 __all__ = [
     # landscapes
+    "BetweenLandscape",
     "Landscape",
+    "NetworkLandscape",
     "Quadratic",
     "RestrictedLandscape",
+    # buffers
+    "interpolate_buffers",
+    "recalibrate",
     # how a point is read
     "Block",
     "Layout",

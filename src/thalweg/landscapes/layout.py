@@ -79,11 +79,13 @@ class Layout:
             raise StructureError(
                 f"a point of this layout has {self.dim} entries, got {point.shape[-1]}"
             )
+        # One split: its backward is one concatenation, where slices each fill a point.
+        pieces = torch.split(point, [block.size for block in self.blocks], dim=-1)
         return {
-            block.name: point[..., block.slice].unflatten(-1, block.shape)
+            block.name: piece.unflatten(-1, block.shape)
             if block.shape
-            else point[..., block.offset]
-            for block in self.blocks
+            else piece.squeeze(-1)
+            for block, piece in zip(self.blocks, pieces, strict=True)
         }
 
     def join(self, tensors: Mapping[str, Tensor]) -> Float[Tensor, " dim"]:

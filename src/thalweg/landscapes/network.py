@@ -1,0 +1,834 @@
+"""The loss of a network on data, over its parameters."""
+
+import copy
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from typing import Any, Literal, Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from thalweg.errors import (
+    InputError,
+    LossError,
+    NondeterministicLossError,
+    PrecisionWarning,
+)
+from thalweg.landscapes import _examples
+from thalweg.landscapes._accumulate import WeightedMean
+from thalweg.landscapes._batches import Batch, Batches
+from thalweg.landscapes._metrics import Metrics, Totals
+from thalweg.landscapes._objective import (
+    Objective,
+    check_labels,
+    is_classification,
+    resolve_form,
+)
+from thalweg.landscapes._state import (
+    install,
+    preserved,
+    seed_all,
+    swapped,
+    tensor_slots,
+)
+from thalweg.landscapes._trees import take_rows
+from thalweg.landscapes.base import Landscape
+from thalweg.landscapes.batch_norm import has_batch_norm, recalibrate
+from thalweg.landscapes.between import BetweenLandscape
+from thalweg.landscapes.parameters import Parameters, Selection, Workspace, matches
+from thalweg.provenance import fingerprint
+
+BUFFERS = ("freeze", "recalibrate", "interpolate")
+
+
+class NetworkLandscape(Landscape):
+    """L(theta) = sum_b w_b L_b(theta) / sum_b w_b + (lambda / 2) |theta|^2.
+
+    L_b is the loss of batch b, w_b its weight (its rows, unless said otherwise), lambda
+    the weight decay. It stands at the model's parameters of the time it is made; the
+    model itself is borrowed for each call and given back bit for bit (parameters,
+    buffers, `.grad`, `requires_grad`, the mode of each submodule, random generators),
+    also after an exception or an interrupt. Unselected and frozen parameters are
+    constants.
+
+    Args:
+        model: A module, evaluated in eval mode.
+        loss: (output, target) -> scalar; with `form="model"` (model, batch) -> scalar,
+            which must read the weights from the model it is given; "auto" takes
+            model(**batch).loss. May return (value, weight).
+        data: Tuple of tensors (inputs, targets), Dataset, DataLoader, list of batches,
+            or a function that returns an iterable of batches.
+        form: "output", "model" or "auto"; by default the loss's attribute `form`, else
+            "output". Nothing is inferred from signatures.
+        forward: (model, batch) -> output, lets an (output, target) loss work with any
+            batch.
+        metrics: Name -> (output, target) -> (n,) values, or (model, batch) where the
+            loss has that form; "auto" is accuracy for integer targets.
+        include: Shell patterns on parameter names or a predicate
+            (name, parameter, owner module) -> bool.
+        exclude: Likewise, taken away again.
+        buffers: "freeze" holds them at the values of the time of making;
+            "recalibrate" finds batch-norm statistics anew at each point, by one
+            more forward pass over the calibration data; "interpolate" belongs to
+            `between`. Derivatives hold the buffers found at the point constant.
+        calibration_data: Data of that pass; the loss's by default.
+        calibration_batches: At most so many batches of it.
+        mode: "eval", or explicitly "train".
+        reduction: "mean" weights batches as above; "sum" adds their losses.
+        weight: Batch -> what it counts, where the loss does not average over rows
+            (tokens, class weights).
+        weight_decay: lambda; enters loss, gradient and Hessian, nothing else.
+        decay: Names (patterns or predicate) that decay; all by default.
+        stochastic: "raise" where two evaluations differ, "fix" the random generators
+            at each evaluation, or "average" over `repeats` fixed draws.
+        repeats: Draws of "average".
+        on_error: "raise", or "record": a point whose evaluation raises is NaN, its
+            message in `failures`.
+        max_batches: Use the first so many batches.
+        subsample: Use so many rows, the same at all points.
+        seed: Seed of the rows and of a stochastic model.
+        materialize: Keep the batches; "auto" below 256 MiB.
+        device: Where to evaluate; the parameters' device by default.
+        dtype: Real dtype to evaluate in; the parameters' by default.
+        accumulate: dtype of sums over batches, and of the loss returned.
+
+    Raises:
+        InputError: An option is not one of those accepted, or selects nothing.
+        DataError: Empty, one-shot or unreadable data.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Callable[..., Any] | str,
+        data: Any,
+        *,
+        form: Literal["output", "model", "auto"] | None = None,
+        forward: Callable[[nn.Module, Any], Any] | None = None,
+        metrics: Mapping[str, Callable[..., Any]] | Literal["auto"] | None = "auto",
+        include: Selection = None,
+        exclude: Selection = None,
+        buffers: Literal["freeze", "recalibrate", "interpolate"] = "freeze",
+        calibration_data: Any = None,
+        calibration_batches: int | None = None,
+        mode: Literal["eval", "train"] = "eval",
+        reduction: Literal["mean", "sum"] = "mean",
+        weight: Callable[[Any], Any] | None = None,
+        weight_decay: float = 0.0,
+        decay: Selection = None,
+        stochastic: Literal["raise", "fix", "average"] = "raise",
+        repeats: int = 1,
+        on_error: Literal["raise", "record"] = "raise",
+        max_batches: int | None = None,
+        subsample: int | None = None,
+        seed: int = 0,
+        materialize: bool | Literal["auto"] = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        accumulate: torch.dtype = torch.float64,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise InputError(
+                f"model must be a torch module, got {type(model).__name__}"
+            )
+        _one_of("buffers", buffers, BUFFERS)
+        _one_of("mode", mode, ("eval", "train"))
+        _one_of("reduction", reduction, ("mean", "sum"))
+        _one_of("stochastic", stochastic, ("raise", "fix", "average"))
+        _one_of("on_error", on_error, ("raise", "record"))
+        if repeats < 1 or (repeats > 1 and stochastic != "average"):
+            raise InputError(
+                'repeats must be at least 1, and above 1 goes with stochastic="average"'
+                f", got {repeats} with {stochastic!r}"
+            )
+        if not weight_decay >= 0:
+            raise InputError(f"weight_decay must not be negative, got {weight_decay}")
+        place = None if device is None else torch.device(device)
+        self._parameter_map = Parameters(
+            model, include, exclude, dtype=dtype, device=place
+        )
+        super().__init__(
+            self._parameter_map.layout.dim,
+            origin=self._parameter_map.read(),
+            layout=self._parameter_map.layout,
+        )
+        self.model, self.data = model, data
+        self.objective = Objective(
+            model, loss, resolve_form(loss, form), forward, weight
+        )
+        self._metrics = Metrics(metrics, self.objective)
+        self.buffers, self.mode, self.reduction = buffers, mode, reduction
+        self.calibration_batches = calibration_batches
+        self.weight_decay = float(weight_decay)
+        self.stochastic, self.repeats = stochastic, repeats
+        self.on_error, self.seed, self.accumulate = on_error, seed, accumulate
+        self.failures: list[str] = []
+        self.training_modules = tuple(
+            name or type(model).__name__
+            for name, m in model.named_modules()
+            if m.training
+        )
+        reading = {"device": self.device, "dtype": dtype}
+        self._data = Batches(
+            data,
+            max_batches=max_batches,
+            subsample=subsample,
+            seed=seed,
+            materialize=materialize,
+            **reading,  # type: ignore[arg-type]  # two keywords of two types
+        )
+        self._calibration = (
+            self._data
+            if calibration_data is None
+            else Batches(calibration_data, seed=seed, **reading)  # type: ignore[arg-type]
+        )
+        self._decay_mask = self._mask(decay) if weight_decay else None
+        self._buffer_slots = tensor_slots(model, "_buffers")
+        self._held = self._read_buffers(dtype)
+        self._workspace: Workspace | None = None
+        self._prepared = self._rows_checked = self._moving = False
+        self._gradless = True
+
+    # What is evaluated --------------------------------------------------------------
+
+    def loss(self, points: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch"]:
+        """Return the loss at each point, in the dtype of accumulation.
+
+        Points are evaluated in place, one after the other, without a graph. Where
+        `points` require gradients (or torch.func transforms them) the result has a
+        graph, which holds the activations of all batches: `value_and_gradient` needs
+        those of one batch only.
+        """
+        if _differentiated(points):
+            return self._loss_with_graph(points)
+        values = [total.loss for total in self._totals(points, metrics=False)]
+        return self._stacked(values, points).reshape(points.shape[:-1])
+
+    def value_and_gradient(
+        self, points: Float[Tensor, "*batch dim"]
+    ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch dim"]]:
+        """Return loss and gradient at each point from one pass per point."""
+        values, gradients = [], []
+        with self._evaluating():
+            space = self._space()
+            for point in self._rows(points):
+                space.write(point)
+                self._settle_buffers(space.tensors)
+                value, gradient = self._value_and_gradient(point, space)
+                values.append(value)
+                gradients.append(gradient)
+        stacked = torch.stack(gradients) if gradients else points.new_empty(0, self.dim)
+        return (
+            self._stacked(values, points).reshape(points.shape[:-1]),
+            stacked.reshape(points.shape),
+        )
+
+    def evaluate(self, point: Float[Tensor, " dim"] | None = None) -> dict[str, float]:
+        """Return loss and metrics at a point from one forward pass.
+
+        Keys are "loss", then the metrics, and "loss_stderr" over the draws of a model
+        averaged over its randomness.
+        """
+        (total,) = self._totals(self.point(point)[None], metrics=True)
+        return total.named()
+
+    def metrics(self, point: Float[Tensor, " dim"] | None = None) -> dict[str, float]:
+        """Return the metrics at a point, each the mean over all its values."""
+        result = self.evaluate(point)
+        return {n: v for n, v in result.items() if n not in ("loss", "loss_stderr")}
+
+    def example_losses(
+        self, point: Float[Tensor, " dim"] | None = None
+    ) -> Float[Tensor, " rows"]:
+        """Return the loss of each row as a batch of one, without weight decay.
+
+        From one forward pass where the loss is (output, target), else from one a row.
+        sum_i w_i l_i / sum_i w_i is the loss; this is checked at the first call.
+
+        Raises:
+            LossError: The loss couples the rows of a batch.
+        """
+        return _examples.losses(self, self.point(point))[0]
+
+    def loss_stderr(
+        self,
+        point: Float[Tensor, " dim"] | None = None,
+        reference: Float[Tensor, " dim"] | None = None,
+    ) -> float:
+        """Return the standard error of the mean loss, from the spread over rows.
+
+        With a `reference` that of L(point) - L(reference), from paired differences.
+        """
+        return _examples.stderr(self, self.point(point), reference)
+
+    def example_gradients(
+        self,
+        point: Float[Tensor, " dim"] | None = None,
+        chunk: int | None = None,
+    ) -> Float[Tensor, "rows dim"]:
+        """Return the gradient of each row's loss, without weight decay.
+
+        Args:
+            point: Where; the origin by default.
+            chunk: Rows at once; by default what fits 256 MiB of gradients.
+        """
+        chunks = [g for g, _ in self._example_gradients(self.point(point), chunk)]
+        return torch.cat(chunks)
+
+    # Landscapes of the same model ---------------------------------------------------
+
+    def subset(self, indices: Tensor | Sequence[int]) -> "NetworkLandscape":
+        """Return the landscape of some rows of the data; rows keep their order."""
+        return self._on(self._data.select(indices))
+
+    def batches(self, size: int) -> "list[NetworkLandscape]":
+        """Return the landscapes of consecutive pieces of `size` rows."""
+        return [self._on(piece) for piece in self._data.chunks(size)]
+
+    def with_loss(
+        self,
+        loss: Callable[..., Any] | str,
+        *,
+        form: Literal["output", "model", "auto"] | None = None,
+        metrics: Mapping[str, Callable[..., Any]] | Literal["auto"] | None = "auto",
+    ) -> Self:
+        """Return the landscape of another loss on the same model and data."""
+        other = copy.copy(self)
+        other.objective = replace(
+            self.objective, loss=loss, form=resolve_form(loss, form)
+        )
+        other._metrics = Metrics(metrics, other.objective)
+        other._prepared = other._rows_checked = False
+        other.failures = []
+        return other
+
+    def with_buffers(self, buffers: Mapping[str, Tensor]) -> Self:
+        """Return the landscape with buffers held at other values, by dotted name."""
+        unknown = sorted(set(buffers) - set(self._held))
+        if unknown:
+            raise InputError(f"the model has no buffers {unknown[:8]}")
+        other = copy.copy(self)
+        moved = {
+            name: value.detach().to(self._held[name], copy=True)
+            for name, value in buffers.items()
+        }
+        other._held = self._held | moved
+        if other.buffers == "interpolate":
+            other.buffers = "freeze"
+        return other
+
+    def between(
+        self, *states: "nn.Module | Mapping[str, Tensor] | Tensor"
+    ) -> BetweenLandscape:
+        """Return the landscape c -> loss(s_0 + sum_j c_j (s_j - s_0)), standing at 0.
+
+        Args:
+            states: Modules or state dicts, whose floating buffers move likewise (or
+                are found anew at each point, under `buffers="recalibrate"`), or points.
+
+        Raises:
+            InputError: Fewer than two, or bare points where buffers must move.
+        """
+        return BetweenLandscape(self, states)
+
+    # Points and state dicts ---------------------------------------------------------
+
+    def flatten(self, state: "Mapping[str, Tensor] | nn.Module") -> Tensor:
+        """Return the point of a state dict or module.
+
+        Entries that are no coordinates (buffers, frozen parameters) are passed over.
+
+        Raises:
+            StructureError: Names missing or unexpected (listed), shapes that differ, or
+                tied entries that disagree.
+        """
+        if isinstance(state, nn.Module):
+            state = state.state_dict()
+        return self._parameter_map.from_state(state, set(self.model.state_dict()))
+
+    def unflatten(self, point: Float[Tensor, " dim"]) -> dict[str, Any]:
+        """Return the full state dict at a point: buffers and frozen entries included.
+
+        Tensors are copies; a tied parameter stands under all its names.
+        """
+        state = {
+            name: value.detach().clone() if isinstance(value, Tensor) else value
+            for name, value in self.model.state_dict().items()
+        }
+        state |= {n: b.clone() for n, b in self._held.items() if n in state}
+        for name, tensor in self._parameters(self._checked(point)).items():
+            for alias in self._parameter_map.aliases[name]:
+                state[alias] = tensor.clone()
+        return state
+
+    def effective_step(self, point: Float[Tensor, " dim"]) -> float:
+        """Return |cast(x) - cast(origin)| / |x - origin|, what half precision keeps.
+
+        1 where the parameters' dtype holds the point exactly, NaN at the origin.
+        """
+        x, origin = self._checked(point), self.point()
+        kept = self._parameter_map.join(self._parameters(x)) - self._parameter_map.join(
+            self._parameters(origin)
+        )
+        return float(kept.double().norm() / (x - origin).double().norm())
+
+    @property
+    def buffer_names(self) -> tuple[str, ...]:
+        """Dotted names of the model's buffers."""
+        return tuple(self._held)
+
+    @property
+    def rows(self) -> int:
+        """Number of rows of the data in use."""
+        return self._data.rows
+
+    def describe(self) -> dict[str, object]:
+        """Return what identifies this landscape: model, data, loss, policies."""
+        constants = {
+            name: p
+            for name, p in self.model.named_parameters()
+            if name not in self._parameter_map.slots
+        }
+        loss = self.objective.loss
+        return super().describe() | {
+            "model": type(self.model).__name__,
+            "loss": loss if isinstance(loss, str) else _name(loss),
+            "form": self.objective.form,
+            "rows": self._data.rows,
+            "batches": len(self._data.sizes),
+            "data": self._data_fingerprint(),
+            "parameters": fingerprint(self.origin),
+            "constants": fingerprint(constants, self._held),
+            "buffers": self.buffers,
+            "mode": self.mode,
+            "reduction": self.reduction,
+            "weight_decay": self.weight_decay,
+            "stochastic": self.stochastic,
+            "repeats": self.repeats,
+            "seed": self.seed,
+        }
+
+    # The seam that the curvature operators use --------------------------------------
+
+    def _batches(self) -> Iterator[Batch]:
+        """Return the batches, the same each time; draws of a fixed model begin anew."""
+        if self.stochastic == "fix":
+            seed_all(self.seed, "model")
+        return iter(self._data)
+
+    def _parameters(self, point: Float[Tensor, " dim"]) -> dict[str, Tensor]:
+        """Return the parameters at a point, differentiable in it."""
+        return self._parameter_map.split(point)
+
+    def _batch_loss(
+        self, parameters: Mapping[str, Tensor], batch: Batch
+    ) -> tuple[Tensor, Tensor | float]:
+        """Return loss and weight of a batch; inside `_evaluating`."""
+        with swapped(self._parameter_map.slots, parameters):
+            return self._weighted(self.objective.value(batch.data, batch.size))
+
+    def _batch_output(self, parameters: Mapping[str, Tensor], batch: Batch) -> Any:
+        """Return the model's output for a batch; inside `_evaluating`."""
+        with swapped(self._parameter_map.slots, parameters):
+            return self.objective.output(batch.data)
+
+    def _output_loss(self, output: Any, batch: Batch) -> tuple[Tensor, Tensor | float]:
+        """Return loss and weight of an output alone."""
+        result = self.objective.of_output(output, batch.data, batch.size)
+        return self._weighted(result)
+
+    def _batch_size(self, batch: Batch) -> int:
+        """Return the number of rows of a batch."""
+        return batch.size
+
+    def _example(self, batch: Batch, i: int) -> Batch:
+        """Return row i as a batch of one."""
+        return Batch(take_rows(batch.data, torch.tensor([i])), batch.index, 1)
+
+    def _example_gradients(
+        self, point: Tensor, chunk: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (gradients (rows, dim), weights (rows,)) in the order of the data."""
+        return _examples.gradients(self, point, chunk)
+
+    @contextmanager
+    def _evaluating(
+        self, point: Tensor | None = None, *, second_order: bool = False
+    ) -> Iterator[None]:
+        """Borrow the model: modes, buffers and generators set, all restored after.
+
+        Args:
+            point: Where buffers are recalibrated, under that policy.
+            second_order: Use kernels that can be differentiated twice.
+        """
+        self._prepare()
+        with preserved(self.model, training=self.mode == "train"), _math(second_order):
+            self._hang_buffers()
+            seed_all(self.seed, "model")
+            if point is not None:
+                self._settle_buffers(self._parameters(point.detach()))
+            yield
+
+    # Evaluation ---------------------------------------------------------------------
+
+    def _totals(self, points: Tensor, *, metrics: bool) -> list[Totals]:
+        """Evaluate each point in place, in one working buffer, without a graph."""
+        results = []
+        with self._evaluating(), self._without_graph():
+            space = self._space()
+            install(self._parameter_map.slots, space.tensors, "_parameters")
+            for point in self._rows(points):
+                space.write(point)
+                self._settle_buffers(space.tensors)
+                try:
+                    results.append(self._total(point, metrics=metrics))
+                except Exception as error:
+                    if self.on_error == "raise":
+                        raise
+                    self.failures.append(f"{type(error).__name__}: {error}")
+                    results.append(Totals.failed(self._metrics.names))
+        return results
+
+    def _total(self, point: Tensor, *, metrics: bool) -> Totals:
+        draws, gathered = [], self._metrics.start() if metrics else None
+        for draw in range(self.repeats):
+            mean = WeightedMean(self.reduction, self.accumulate)
+            self._begin(draw)
+            for batch in self._data:
+                value, weight = self._weighted(
+                    self.objective.value(batch.data, batch.size)
+                    if gathered is None
+                    else gathered.add(batch)
+                )
+                mean.add(value, weight)
+            draws.append(mean.result().detach().to(self.accumulate))
+        decay = self._decay(point)
+        return Totals(torch.stack(draws) + decay, gathered.result() if gathered else {})
+
+    def _value_and_gradient(
+        self, point: Tensor, space: Workspace
+    ) -> tuple[Tensor, Tensor]:
+        value = WeightedMean("mean", self.accumulate)
+        gradient = WeightedMean("mean", self.accumulate)
+        for draw in range(self.repeats):
+            draw_value = WeightedMean(self.reduction, self.accumulate)
+            draw_gradient = WeightedMean(self.reduction, self.accumulate)
+            self._begin(draw)
+            for batch in self._data:
+                loss, weight, slope = self._batch_gradient(batch, space)
+                draw_value.add(loss, weight)
+                draw_gradient.add(slope, weight)
+            value.add(draw_value.result(), 1.0)
+            gradient.add(draw_gradient.result(), 1.0)
+        total = value.result().to(self.accumulate) + self._decay(point)
+        slope = gradient.result().to(self.dtype)
+        if self.weight_decay:
+            slope = slope + self.weight_decay * self._decaying(point)
+        return total, slope
+
+    def _batch_gradient(
+        self, batch: Batch, space: Workspace
+    ) -> tuple[Tensor, Tensor | float, Tensor]:
+        with torch.inference_mode(False), torch.enable_grad():
+            variables = {
+                name: tensor.detach().requires_grad_()
+                for name, tensor in space.tensors.items()
+            }
+            value, weight = self._batch_loss(variables, batch)
+            slopes = self._slopes(value, list(variables.values()))
+        return value.detach(), weight, self._parameter_map.flat(slopes)
+
+    def _slopes(self, value: Tensor, variables: list[Tensor]) -> list[Tensor | None]:
+        if not value.requires_grad:
+            raise LossError(
+                "the loss has no graph: it was detached (`.item()`, `.detach()`, "
+                "no_grad), or reads weights that are not those of the model it is given"
+            )
+        slopes: list[Tensor | None] = list(
+            torch.autograd.grad(value, variables, allow_unused=True)
+        )
+        if all(slope is None for slope in slopes):
+            raise LossError(
+                "the loss depends on none of the selected parameters: a loss of form "
+                '"model" must read the weights from the model that it is given'
+            )
+        return slopes
+
+    def _loss_with_graph(self, points: Tensor) -> Tensor:
+        flat = points.reshape(-1, self.dim)
+        values = []
+        for point in flat.unbind(0):
+            with self._evaluating(_plain(point), second_order=True):
+                draws = []
+                for draw in range(self.repeats):
+                    mean = WeightedMean(self.reduction, self.accumulate)
+                    self._begin(draw)
+                    for batch in self._data:
+                        mean.add(*self._batch_loss(self._parameters(point), batch))
+                    draws.append(mean.result().to(self.accumulate))
+                values.append(torch.stack(draws).mean() + self._decay(point))
+        return self._stacked(values, points).reshape(points.shape[:-1])
+
+    def _begin(self, draw: int) -> None:
+        if self.stochastic == "fix":
+            seed_all(self.seed, "model")
+        elif self.stochastic == "average":
+            seed_all(self.seed, "model", draw)
+
+    def _weighted(
+        self, result: tuple[Tensor, Tensor | float]
+    ) -> tuple[Tensor, Tensor | float]:
+        value, weight = result
+        return value, weight.detach() if isinstance(weight, Tensor) else weight
+
+    def _decaying(self, point: Tensor) -> Tensor:
+        return point if self._decay_mask is None else point * self._decay_mask
+
+    def _decay(self, point: Tensor) -> Tensor | float:
+        if not self.weight_decay:
+            return 0.0
+        wide = self._decaying(point).to(self.accumulate)
+        return self.weight_decay / 2 * (wide @ wide)
+
+    def _rows(self, points: Tensor) -> Iterator[Tensor]:
+        flat = points.detach().reshape(-1, self.dim)
+        if self._parameter_map.half:
+            self._warn_of_lost_steps(flat)
+        return iter(flat.to(dtype=self.dtype, device=self.device).unbind(0))
+
+    def _stacked(self, values: list[Tensor], like: Tensor) -> Tensor:
+        if not values:
+            return torch.empty(0, dtype=self.accumulate, device=like.device)
+        return torch.stack(values)
+
+    def _warn_of_lost_steps(self, points: Tensor) -> None:
+        origin = self.origin
+        assert origin is not None
+        before = self._parameter_map.join(self._parameters(origin))
+        for point in points:
+            point = point.to(origin)
+            moved = point != origin
+            after = self._parameter_map.join(self._parameters(point))
+            changed = int(((after != before) & moved).sum())
+            if 2 * changed < int(moved.sum()):
+                warnings.warn(
+                    f"the step from the origin changes {changed} of "
+                    f"{int(moved.sum())} entries in the parameters' half precision; "
+                    "give `dtype=torch.float32` to evaluate there",
+                    PrecisionWarning,
+                    stacklevel=4,
+                )
+                return
+
+    # Set-up -------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        """Evaluate the first batch twice at the origin, before anything else."""
+        if self._prepared:
+            return
+        if self.buffers == "interpolate":
+            raise InputError(
+                'buffers="interpolate" needs checkpoints with buffers: use '
+                "`land.between(state_0, state_1, ...)` with state dicts or modules"
+            )
+        if self.mode == "train" and self.buffers == "recalibrate":
+            raise InputError('buffers="recalibrate" goes with mode="eval"')
+        self._prepared = True
+        try:
+            with self._evaluating():
+                self._check_first_batch()
+        except BaseException:
+            self._prepared = False
+            raise
+
+    def _check_first_batch(self) -> None:
+        parameters = self._parameters(self.point())
+        with self._without_graph():
+            first = self._first_value(parameters, next(self._batches()))
+        self._moving = self._buffers_moved()
+        if self.stochastic != "raise":
+            return
+        self._hang_buffers()
+        with self._without_graph():
+            batch = next(self._batches())
+            second = float(self._batch_loss(parameters, batch)[0].detach())
+        same = first == second or (first != first and second != second)
+        if not same and not abs(first - second) <= 1e-6 * max(1.0, abs(first)):
+            raise NondeterministicLossError(self._difference(first, second))
+
+    def _first_value(self, parameters: Mapping[str, Tensor], batch: Batch) -> float:
+        form = self.objective.form
+        try:
+            with swapped(self._parameter_map.slots, parameters):
+                value = self._first_call(batch)
+        except LossError:
+            raise
+        except TypeError as error:
+            other = (
+                'for a loss of (model, batch) give form="model"'
+                if form == "output"
+                else 'for a loss of (output, target) give form="output"'
+            )
+            raise LossError(
+                f"the first call of the loss (form {form!r}) raised TypeError: "
+                f"{error}; {other}"
+            ) from error
+        if form == "output" and is_classification(self.objective.loss):
+            self._check_all_labels(parameters, batch)
+        return float(value)
+
+    def _first_call(self, batch: Batch) -> Tensor:
+        """Call the loss without autograd at all, or with it where it needs it."""
+        try:
+            return self.objective.value(batch.data, batch.size)[0]
+        except RuntimeError as error:
+            # A loss that differentiates inside (an attack, a gradient penalty) cannot
+            # run in inference mode; it runs with autograd on, the weights constant.
+            if "inference" not in str(error).lower() and "grad" not in str(error):
+                raise
+            self._gradless = False
+            with torch.inference_mode(False), torch.enable_grad():
+                return self.objective.value(batch.data, batch.size)[0].detach()
+
+    def _check_all_labels(self, parameters: Mapping[str, Tensor], first: Batch) -> None:
+        output = self._batch_output(parameters, first)
+        if not isinstance(output, Tensor):
+            return
+        for batch in self._data:
+            target = self.objective.target(batch.data)
+            check_labels(output, target, self.objective.loss)
+
+    def _difference(self, first: float, second: float) -> str:
+        random = [
+            name or type(module).__name__
+            for name, module in self.model.named_modules()
+            if module.training and not any(module.children())
+        ]
+        where = f"; modules in train mode: {random[:8]}" if random else ""
+        return (
+            f"two evaluations of the loss at one point differ: {first:.9g} and "
+            f'{second:.9g}{where}. Give stochastic="fix" to fix the draws, or '
+            'stochastic="average" with `repeats=`'
+        )
+
+    def _without_graph(self) -> Any:
+        return torch.inference_mode() if self._gradless else nullcontext()
+
+    def _space(self) -> Workspace:
+        if self._workspace is None:
+            with torch.inference_mode(False):
+                self._workspace = Workspace(self._parameter_map)
+        return self._workspace
+
+    def _mask(self, decay: Selection) -> Tensor | None:
+        if decay is None:
+            return None
+        mask = torch.zeros(self.dim, dtype=self.dtype, device=self.device)
+        for block in self.layout.blocks:
+            slot = self._parameter_map.slots[block.name][0]
+            if matches(decay, block.name, slot):
+                mask[block.slice] = 1
+        if not bool(mask.any()):
+            raise InputError(
+                f"decay={decay!r} selects no parameter; the first names are "
+                f"{list(self.layout.names[:8])}"
+            )
+        return mask
+
+    def _read_buffers(self, dtype: torch.dtype | None) -> dict[str, Tensor]:
+        held = {}
+        for name, slots in self._buffer_slots.items():
+            module, attribute = slots[0]
+            tensor = module._buffers[attribute]
+            assert tensor is not None
+            cast = dtype if tensor.is_floating_point() else None
+            held[name] = tensor.detach().to(self.device, cast, copy=True)
+        return held
+
+    def _hang_buffers(self) -> None:
+        with torch.inference_mode(False):
+            working = {name: held.clone() for name, held in self._held.items()}
+        install(self._buffer_slots, working, "_buffers")
+
+    def _buffers_moved(self) -> bool:
+        """Say whether a forward pass changed a buffer (train mode, counters)."""
+        for name, slots in self._buffer_slots.items():
+            now = slots[0][0]._buffers[slots[0][1]]
+            held = self._held[name]
+            if now is None or now.shape != held.shape:
+                return True
+            if not torch.equal(now.nan_to_num(), held.nan_to_num()):
+                return True
+        return False
+
+    def _settle_buffers(self, parameters: Mapping[str, Tensor]) -> None:
+        """Set buffers to those of a new point, as the policy says."""
+        if self._moving:
+            self._hang_buffers()
+        if self.buffers != "recalibrate" or not has_batch_norm(self.model):
+            return
+
+        def limited() -> Iterator[Batch]:
+            for batch in self._calibration:
+                if self.calibration_batches is not None and (
+                    batch.index >= self.calibration_batches
+                ):
+                    return
+                yield batch
+
+        with swapped(self._parameter_map.slots, parameters):
+            recalibrate(self.model, limited(), self._run)
+
+    def _run(self, batch: Batch) -> None:
+        if self.objective.form == "output":
+            self.objective.output(batch.data)
+        else:
+            self.objective.value(batch.data, batch.size)
+
+    def _on(self, data: Batches) -> "NetworkLandscape":
+        other = copy.copy(self)
+        other._data, other.failures = data, []
+        return other
+
+    def _data_fingerprint(self) -> str:
+        with self._evaluating():
+            return fingerprint([fingerprint(batch.data) for batch in self._data])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_workspace": None}
+
+
+def _one_of(name: str, value: object, accepted: tuple[str, ...]) -> None:
+    if value not in accepted:
+        raise InputError(f"{name} must be one of {accepted}, got {value!r}")
+
+
+def _name(loss: Callable[..., Any]) -> str:
+    return getattr(loss, "__qualname__", type(loss).__name__)
+
+
+def _differentiated(points: Tensor) -> bool:
+    transformed = torch._C._functorch.is_functorch_wrapped_tensor(points)
+    return transformed or (points.requires_grad and torch.is_grad_enabled())
+
+
+def _plain(point: Tensor) -> Tensor:
+    """Return the values under any torch.func transforms."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(point):
+        point = torch._C._functorch.get_unwrapped(point)
+    return point.detach()
+
+
+@contextmanager
+def _math(second_order: bool) -> Iterator[None]:
+    """Use attention and recurrence kernels that have second derivatives."""
+    if not second_order:
+        yield
+        return
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    with sdpa_kernel(SDPBackend.MATH), torch.backends.cudnn.flags(enabled=False):
+        yield
