@@ -29,6 +29,10 @@ class LossError(ThalwegError, TypeError):
     """A loss function or model returned something that is no differentiable scalar."""
 
 
+class NonFiniteLossError(ThalwegError, FloatingPointError):
+    """The loss of a training step is NaN or infinite."""
+
+
 class NondeterministicLossError(ThalwegError, RuntimeError):
     """Two evaluations of the loss at one point differ."""
 

@@ -6,6 +6,7 @@ from thalweg.execution.executors import (
     LocalExecutor,
     as_executor,
 )
+from thalweg.execution.interrupts import deferred_interrupt
 from thalweg.execution.jobs import Item, execute
 from thalweg.execution.processes import ProcessExecutor
 from thalweg.execution.progress import Progress, as_progress
@@ -14,6 +15,7 @@ from thalweg.execution.store import Store, atomic_file
 __all__ = [
     # jobs
     "Item",
+    "deferred_interrupt",
     "execute",
     # where finished work is kept
     "Store",

@@ -1,14 +1,11 @@
 """A job: keyed items run by an executor, kept in a store, shown as they go."""
 
-import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from queue import SimpleQueue
-from types import FrameType
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +13,7 @@ import torch
 
 from thalweg.errors import ExecutionError, InputError, ThalwegError
 from thalweg.execution.executors import Executor, as_executor
+from thalweg.execution.interrupts import deferred_interrupt
 from thalweg.execution.progress import Progress, ProgressName, as_progress
 from thalweg.execution.store import Store, check_key
 
@@ -116,7 +114,7 @@ def _run(
     finished: SimpleQueue = SimpleQueue()
     flying: dict[str, Any] = {}
     failure: BaseException | None = None
-    with _interruption() as interrupted:
+    with deferred_interrupt() as interrupted:
         try:
             while flying or (waiting and failure is None):
                 room = 2 * workers.workers - len(flying)
@@ -226,23 +224,3 @@ def _executor(executor: Any) -> Iterator[Executor]:
     finally:
         if workers is not executor:
             workers.close()
-
-
-@contextmanager
-def _interruption() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C into an event; the second one raises as ever."""
-    requested = threading.Event()
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield requested
-        return
-
-    def handler(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        requested.set()
-
-    signal.signal(signal.SIGINT, handler)
-    try:
-        yield requested
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
