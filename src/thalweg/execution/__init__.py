@@ -7,16 +7,18 @@ from thalweg.execution.executors import (
     as_executor,
 )
 from thalweg.execution.interrupts import deferred_interrupt
-from thalweg.execution.jobs import Item, execute
+from thalweg.execution.jobs import Item, OnError, execute, thread_count
 from thalweg.execution.processes import ProcessExecutor
-from thalweg.execution.progress import Progress, as_progress
+from thalweg.execution.progress import Progress, ProgressName, as_progress
 from thalweg.execution.store import Store, atomic_file
 
 __all__ = [
     # jobs
     "Item",
     "deferred_interrupt",
+    "OnError",
     "execute",
+    "thread_count",
     # where finished work is kept
     "Store",
     "atomic_file",
@@ -28,5 +30,6 @@ __all__ = [
     "as_executor",
     # what is shown
     "Progress",
+    "ProgressName",
     "as_progress",
 ]

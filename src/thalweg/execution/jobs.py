@@ -78,7 +78,7 @@ def execute(
     if waiting:
         total = sum(item.size for item in items)
         display = as_progress(progress)
-        with _thread_count(threads), _executor(executor) as workers:
+        with thread_count(threads), _executor(executor) as workers:
             handle = workers.open(_Recipe(recipe, threads))
             display.start(total, total - sum(item.size for item in waiting))
             try:
@@ -207,7 +207,8 @@ class _Recipe:
 
 
 @contextmanager
-def _thread_count(threads: int) -> Iterator[None]:
+def thread_count(threads: int) -> Iterator[None]:
+    """Compute with so many torch threads for a while."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

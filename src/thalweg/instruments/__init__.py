@@ -1,6 +1,7 @@
 """How a landscape is measured: one set of instruments for every landscape."""
 
 from thalweg.instruments.ascent import Ascent, ascend
+from thalweg.instruments.barriers import Barrier, barrier
 from thalweg.instruments.directions import (
     Directions,
     Projection,
@@ -10,6 +11,7 @@ from thalweg.instruments.directions import (
 )
 from thalweg.instruments.eigenpairs import Eigenpairs, top_eigenpairs
 from thalweg.instruments.estimates import Estimate
+from thalweg.instruments.lines import line
 from thalweg.instruments.local_directions import (
     gradient_direction,
     hessian_directions,
@@ -24,6 +26,12 @@ from thalweg.instruments.planes import (
 )
 from thalweg.instruments.principal import pca_directions
 from thalweg.instruments.projections import project_ball, read_norm
+from thalweg.instruments.surfaces import (
+    curvature_on_plane,
+    gradient_on_plane,
+    surface,
+    surface_at_points,
+)
 from thalweg.instruments.traces import trace
 
 __all__ = [
@@ -47,6 +55,14 @@ __all__ = [
     "random_directions",
     "read_checkpoint",
     "resolve_point",
+    # lines and surfaces
+    "Barrier",
+    "barrier",
+    "curvature_on_plane",
+    "gradient_on_plane",
+    "line",
+    "surface",
+    "surface_at_points",
     # spectra
     "Eigenpairs",
     "Estimate",

@@ -8,6 +8,7 @@ from thalweg.errors import InputError, StructureError
 from thalweg.landscapes.base import Landscape
 from thalweg.landscapes.layout import Layout
 from thalweg.landscapes.operators import LinearOperator, MatrixOperator
+from thalweg.provenance import fingerprint
 
 
 class Quadratic(Landscape):
@@ -69,3 +70,8 @@ class Quadratic(Landscape):
     def hessian(self, point: Tensor) -> LinearOperator:
         """Return A."""
         return MatrixOperator(self.matrix, layout=self.layout)
+
+    def describe(self) -> dict[str, object]:
+        """Return class, dimension and a fingerprint of A, c and the offset."""
+        own = fingerprint(self.matrix, self.center, self.offset)
+        return super().describe() | {"fingerprint": own}

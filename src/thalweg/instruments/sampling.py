@@ -1,0 +1,251 @@
+"""Evaluate a landscape at coordinates c of a plane: center + sum_j c_j d_j.
+
+What surfaces and lines share: the plane that a worker holds, what is measured at a
+point, the cutting into items, and putting the arrays together again.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from thalweg.execution import (
+    Item,
+    OnError,
+    Progress,
+    ProgressName,
+    Store,
+    execute,
+)
+from thalweg.landscapes import Landscape, LinearMap, combine, pull_back
+from thalweg.provenance import versions
+
+OK, NAN, POSITIVE_INFINITE, NEGATIVE_INFINITE, EXCEPTION, PENDING = range(6)
+STATUS = {
+    "ok": OK,
+    "nan": NAN,
+    "+inf": POSITIVE_INFINITE,
+    "-inf": NEGATIVE_INFINITE,
+    "exception": EXCEPTION,
+    "pending": PENDING,
+}
+
+Arrays = dict[str, np.ndarray]
+Quantity = Callable[["Plane", np.ndarray], Arrays]
+
+
+@runtime_checkable
+class Measurable(Protocol):
+    """A landscape that is evaluated point by point: loss and metrics in one pass."""
+
+    def evaluate(self, point: Tensor) -> Mapping[str, float]:
+        """Return `loss` and the metrics."""
+        ...
+
+
+@dataclass(frozen=True)
+class Plane:
+    """What a worker holds: landscapes, the center, and the directions.
+
+    Args:
+        landscapes: By the name of their variable.
+        center: Point of shape (dim,).
+        basis: Tensor (dim, k) or linear map, in the center's dtype.
+    """
+
+    landscapes: dict[str, Landscape]
+    center: Float[Tensor, " dim"]
+    basis: Tensor | LinearMap
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether points go through a landscape one by one, as a network's do."""
+        return any(isinstance(land, Measurable) for land in self.landscapes.values())
+
+    def points(self, coordinates: np.ndarray) -> Float[Tensor, "points dim"]:
+        """Return the points at coordinates (points, k), each built from the center."""
+        c = torch.from_numpy(coordinates).to(self.center)
+        if not isinstance(self.basis, Tensor):
+            return self.center + combine(self.basis, c)
+        if len(c) == 1:
+            return torch.addmv(self.center, self.basis, c[0])[None]
+        return torch.addmm(self.center, c, self.basis.T)
+
+
+class _Recipe:
+    """Hands a worker its plane; parts that cannot be sent are named below it."""
+
+    def __init__(self, plane: Plane) -> None:
+        self.plane = plane
+
+    def __call__(self) -> Plane:
+        return self.plane
+
+
+def sample(
+    plane: Plane,
+    coordinates: Float[np.ndarray, "points k"],
+    quantity: Quantity,
+    plan: Mapping[str, object],
+    *,
+    store: str | Path | None,
+    executor: Any,
+    progress: ProgressName | Progress | None,
+    on_error: OnError,
+    threads: int,
+) -> tuple[Arrays, int]:
+    """Return the quantity's arrays over all points, and how many were computed now.
+
+    A chunk that no worker survived (`on_error="record"`) has `failed` set, and NaN.
+    """
+    chunk = _chunk(plane, len(coordinates))
+    plan = {**plan, "chunk": chunk, "threads": threads, "versions": versions()}
+    kept = Store.resume(store, plan) if store is not None else None
+    items = [
+        Item(f"chunk-{i:05d}", (quantity, block, on_error), len(block))
+        for i, block in enumerate(_blocks(coordinates, chunk))
+    ]
+    done = kept.done() if kept else set()
+    results = execute(
+        items,
+        run_chunk,
+        _Recipe(plane),
+        store=kept,
+        executor=executor,
+        progress=progress,
+        on_error=on_error,
+        threads=threads,
+    )
+    pending = sum(item.size for item in items if item.key not in done)
+    parts = [(item.size, results[item.key]) for item in items]
+    return _joined(parts), pending
+
+
+def _chunk(plane: Plane, points: int) -> int:
+    """Return how many points make an item: by their number and dimension alone.
+
+    Small enough that an interrupt loses little and workers share the load, large
+    enough that a file and a message cost nothing; a batch stays within 8 MB of float64.
+    """
+    if plane.pointwise:
+        return min(64, -(-points // 128))
+    fits = max(1, 2**20 // max(plane.center.numel(), 1))
+    return max(1, min(1024, fits, -(-points // 16)))
+
+
+def _blocks(coordinates: np.ndarray, chunk: int) -> list[np.ndarray]:
+    return [coordinates[i : i + chunk] for i in range(0, len(coordinates), chunk)]
+
+
+def _joined(parts: list[tuple[int, Arrays]]) -> Arrays:
+    shapes = {
+        name: array.shape[1:]
+        for _, arrays in parts
+        for name, array in arrays.items()
+        if name != "error"
+    }
+    joined = {}
+    for name, shape in shapes.items():
+        blank = {
+            size: np.full((size, *shape), np.nan)
+            for size, arrays in parts
+            if name not in arrays
+        }
+        joined[name] = np.concatenate(
+            [arrays.get(name, blank.get(size)) for size, arrays in parts]
+        )
+    failed = [arrays.get("failed", np.ones(size, bool)) for size, arrays in parts]
+    joined["failed"] = np.concatenate(failed).astype(bool)
+    return joined
+
+
+def run_chunk(
+    plane: Plane, quantity: Quantity, coordinates: np.ndarray, on_error: OnError
+) -> Arrays:
+    """Return the quantity at some points, and which of them failed."""
+    if plane.pointwise:
+        blocks = [coordinates[i : i + 1] for i in range(len(coordinates))]
+    else:
+        blocks = [coordinates]
+    parts: list[tuple[int, Arrays]] = []
+    for block in blocks:
+        try:
+            arrays = quantity(plane, block)
+        except Exception:
+            if on_error == "raise":
+                raise
+            if len(block) > 1:  # find which of them failed
+                singles = [run_chunk(plane, quantity, c[None], on_error) for c in block]
+                parts += [(1, arrays) for arrays in singles]
+                continue
+            arrays = {"failed": np.ones(1, bool)}
+        parts.append((len(block), {"failed": np.zeros(len(block), bool), **arrays}))
+    return _joined(parts)
+
+
+def losses(plane: Plane, coordinates: np.ndarray) -> Arrays:
+    """Measure the loss and, in the same pass, the metrics of each landscape."""
+    points = plane.points(coordinates)
+    single = len(plane.landscapes) == 1
+    result: Arrays = {"failed": np.zeros(len(points), bool)}
+    for name, land in plane.landscapes.items():
+        if isinstance(land, Measurable):
+            before = _failures(land)
+            rows = [land.evaluate(point) for point in points]
+            result["failed"] |= _failures(land) > before  # it records them itself
+            for key in rows[0]:
+                metric = key if single else f"{name}_{key}"
+                column = name if key == "loss" else metric
+                result[column] = np.array([float(row[key]) for row in rows])
+        else:
+            with torch.no_grad():
+                result[name] = land.loss(points).double().cpu().numpy()
+    return result
+
+
+def _failures(land: Measurable) -> int:
+    return len(getattr(land, "failures", ()))
+
+
+def gradients(plane: Plane, coordinates: np.ndarray) -> Arrays:
+    """Measure the loss and the gradient along the directions, one backward a point."""
+    points = plane.points(coordinates)
+    ((name, land),) = plane.landscapes.items()
+    values, slopes = land.value_and_gradient(points)
+    along = pull_back(plane.basis, slopes)
+    return {
+        name: values.detach().double().cpu().numpy(),
+        "gradient": along.detach().double().cpu().numpy(),
+    }
+
+
+def curvatures(plane: Plane, coordinates: np.ndarray) -> Arrays:
+    """Measure the loss and Dᵀ H D, k products a point."""
+    points = plane.points(coordinates)
+    ((name, land),) = plane.landscapes.items()
+    with torch.no_grad():
+        values = land.loss(points)
+    projected = []
+    for point in points:
+        with land.hessian(point) as hessian:
+            block = hessian.project(plane.basis)
+            assert isinstance(block, Tensor)  # a pair with `rhs` only
+            projected.append(block.detach().double().cpu().numpy())
+    return {name: values.double().cpu().numpy(), "curvature": np.stack(projected)}
+
+
+def classify(
+    values: Float[np.ndarray, "*shape"], failed: np.ndarray
+) -> Int[np.ndarray, "*shape"]:
+    """Return the status code of each value."""
+    status = np.full(values.shape, OK, dtype=np.int8)
+    status[np.isnan(values)] = NAN
+    status[values == np.inf] = POSITIVE_INFINITE
+    status[values == -np.inf] = NEGATIVE_INFINITE
+    status[failed] = EXCEPTION
+    return status
