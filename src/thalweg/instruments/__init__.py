@@ -2,6 +2,7 @@
 
 from thalweg.instruments.ascent import Ascent, ascend
 from thalweg.instruments.barriers import Barrier, barrier
+from thalweg.instruments.densities import smooth_density, spectral_density
 from thalweg.instruments.directions import (
     Directions,
     Projection,
@@ -31,6 +32,12 @@ from thalweg.instruments.surfaces import (
     gradient_on_plane,
     surface,
     surface_at_points,
+from thalweg.instruments.spectral_sums import (
+    effective_dimension,
+    log_determinant,
+    mass_below_zero,
+    spectral_moment,
+    spectral_sum,
 )
 from thalweg.instruments.traces import trace
 
@@ -66,6 +73,13 @@ __all__ = [
     # spectra
     "Eigenpairs",
     "Estimate",
+    "effective_dimension",
+    "log_determinant",
+    "mass_below_zero",
+    "smooth_density",
+    "spectral_density",
+    "spectral_moment",
+    "spectral_sum",
     "top_eigenpairs",
     "trace",
 ]
