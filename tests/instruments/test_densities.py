@@ -133,6 +133,30 @@ def test_a_small_memory_takes_fewer_steps_and_says_so():
     assert spectrum.attrs["note"].startswith("12 steps instead of 50")
 
 
+def test_an_interrupted_run_goes_on_from_its_store(tmp_path):
+    import xarray as xr
+
+    from thalweg.execution import Store
+
+    matrix = rotated(VALUES)
+    whole = ti.spectral_density(MatrixOperator(matrix), probes=4, steps=5)
+
+    def interrupted(v):
+        if broken.products > 12:
+            raise KeyboardInterrupt
+        return matrix @ v
+
+    broken = FunctionOperator(interrupted, 10)
+    store = Store.create(tmp_path / "slq", {"operator": "a test's"})
+    with pytest.raises(KeyboardInterrupt):
+        ti.spectral_density(broken, probes=4, steps=5, store=store)
+    A = MatrixOperator(matrix)
+    resumed = ti.spectral_density(A, probes=4, steps=5, store=store)
+    assert A.products == 10
+    xr.testing.assert_equal(resumed, whole)
+    assert {**resumed.attrs, "cost": ""} == {**whole.attrs, "cost": ""}
+
+
 def test_it_survives_a_file(tmp_path):
     import xarray as xr
 

@@ -27,17 +27,18 @@ from thalweg.instruments.planes import (
 )
 from thalweg.instruments.principal import pca_directions
 from thalweg.instruments.projections import project_ball, read_norm
-from thalweg.instruments.surfaces import (
-    curvature_on_plane,
-    gradient_on_plane,
-    surface,
-    surface_at_points,
 from thalweg.instruments.spectral_sums import (
     effective_dimension,
     log_determinant,
     mass_below_zero,
     spectral_moment,
     spectral_sum,
+)
+from thalweg.instruments.surfaces import (
+    curvature_on_plane,
+    gradient_on_plane,
+    surface,
+    surface_at_points,
 )
 from thalweg.instruments.traces import trace
 

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 
 from thalweg.errors import InputError
+from thalweg.execution import Store
 from thalweg.instruments.eigenpairs import DEFAULT_MEMORY
 from thalweg.instruments.lanczos import Lanczos
 from thalweg.instruments.sketches import sign_probe
@@ -27,6 +28,7 @@ def spectral_density(
     sigma: float | Literal["auto"] = "auto",
     seed: int = 0,
     memory: int = DEFAULT_MEMORY,
+    store: Store | None = None,
 ) -> "xr.Dataset":
     r"""Estimate the distribution of the eigenvalues.
 
@@ -49,6 +51,8 @@ def spectral_density(
             range of the nodes.
         seed: Seed of the probes.
         memory: Bytes that the basis of one probe may take.
+        store: Where finished probes are kept, and read from by a run that goes on. Its
+            plan says which operator it belongs to.
 
     Raises:
         InputError: An argument is out of range, or a product is not finite.
@@ -68,8 +72,16 @@ def spectral_density(
     before = A.products
     with Meter() as meter:
         buffer = torch.empty(held, A.dim, dtype=A.dtype, device=A.device)
+        done = store.done() if store else set()
         for i in range(probes):
+            key = f"slq-seed{seed}-steps{held}-probe{i}"
+            if store and key in done:
+                arrays = store.read(key)
+                nodes[i], weights[i] = arrays["nodes"], arrays["weights"]
+                continue
             nodes[i], weights[i] = _quadrature(A, seed, i, buffer)
+            if store:
+                store.write(key, {"nodes": nodes[i], "weights": weights[i]})
     meter.add(products=A.products - before)
     dataset = xr.Dataset(
         {"nodes": (("probe", "step"), nodes), "weights": (("probe", "step"), weights)},
