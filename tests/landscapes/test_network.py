@@ -567,7 +567,7 @@ def test_with_loss_and_own_metrics(digits):
         mlp(), F.cross_entropy, [(x[:9], y[:9]), (x[9:], y[9:])],
         metrics={"confidence": lambda o, t: o.softmax(1).amax(1)},
     )  # fmt: skip
-    expected = mlp()(x).softmax(1).amax(1).mean()
+    expected = mlp()(x).softmax(1).amax(1).mean().detach()
     assert land.metrics() == {"confidence": pytest.approx(float(expected))}
     other = land.with_loss(lambda o, t: o.square().mean())
     torch.testing.assert_close(

@@ -3,6 +3,7 @@
 from thalweg.landscapes.base import Landscape, RestrictedLandscape
 from thalweg.landscapes.batch_norm import interpolate_buffers, recalibrate
 from thalweg.landscapes.between import BetweenLandscape
+from thalweg.landscapes.inputs import InputLandscape
 from thalweg.landscapes.layout import Block, Layout
 from thalweg.landscapes.linear_maps import LinearMap, column, combine, pull_back
 from thalweg.landscapes.network import NetworkLandscape
@@ -17,6 +18,7 @@ from thalweg.landscapes.quadratic import Quadratic
 __all__ = [
     # landscapes
     "BetweenLandscape",
+    "InputLandscape",
     "Landscape",
     "NetworkLandscape",
     "Quadratic",

@@ -11,13 +11,13 @@ from thalweg.landscapes._batches import Batch
 from thalweg.landscapes._trees import leaves, take_rows, transform
 
 if TYPE_CHECKING:
-    from thalweg.landscapes.network import NetworkLandscape
+    from thalweg.landscapes._borrowing import Borrowing
 
 GRADIENT_BYTES = 256 * 2**20
 _UNVECTORIZED = (RuntimeError, NotImplementedError, ValueError, TypeError)
 
 
-def losses(land: "NetworkLandscape", point: Tensor) -> tuple[Tensor, Tensor]:
+def losses(land: "Borrowing", point: Tensor) -> tuple[Tensor, Tensor]:
     """Return the rows' losses and weights, (N,) each, in the order of the data.
 
     Raises:
@@ -38,9 +38,7 @@ def losses(land: "NetworkLandscape", point: Tensor) -> tuple[Tensor, Tensor]:
     return result
 
 
-def stderr(
-    land: "NetworkLandscape", point: Tensor, reference: Tensor | None = None
-) -> float:
+def stderr(land: "Borrowing", point: Tensor, reference: Tensor | None = None) -> float:
     """Return the standard error of the loss at `point`, or of its difference.
 
     For weights w_i and l_i the rows' losses (or paired differences) with weighted mean
@@ -63,7 +61,7 @@ def stderr(
 
 
 def gradients(
-    land: "NetworkLandscape", point: Tensor, chunk: int | None = None
+    land: "Borrowing", point: Tensor, chunk: int | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (gradients (rows, dim), weights (rows,)), at most `chunk` rows at once.
 
@@ -91,7 +89,7 @@ def gradients(
 
 
 def _batch_rows(
-    land: "NetworkLandscape", parameters: Mapping[str, Tensor], batch: Batch
+    land: "Borrowing", parameters: Mapping[str, Tensor], batch: Batch
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Any]]:
     if land.objective.form == "output":
         output = land._batch_output(parameters, batch)
@@ -112,7 +110,7 @@ def _batch_rows(
 
 def _loop(
     evaluate: Callable[[Batch, int], tuple[Tensor, Any]],
-    land: "NetworkLandscape",
+    land: "Borrowing",
     batch: Batch,
 ) -> tuple[Tensor, Tensor]:
     results = [evaluate(land._example(batch, i), i) for i in range(batch.size)]
@@ -127,7 +125,7 @@ def _weights(weights: list[Any], like: Tensor) -> Tensor:
 
 
 def _vectorized_rows(
-    land: "NetworkLandscape", output: Any, batch: Batch
+    land: "Borrowing", output: Any, batch: Batch
 ) -> tuple[Tensor, Tensor] | None:
     def row(tensors: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> Any:
         data = _rebuilt(batch.data, batch.size, tensors)
@@ -145,7 +143,7 @@ def _vectorized_rows(
 
 
 def _vectorized_gradients(
-    land: "NetworkLandscape", parameters: Mapping[str, Tensor], batch: Batch
+    land: "Borrowing", parameters: Mapping[str, Tensor], batch: Batch
 ) -> tuple[Tensor, Tensor] | None:
     def loss(variables: dict[str, Tensor], tensors: tuple[Tensor, ...]) -> Any:
         data = _rebuilt(batch.data, batch.size, tensors)
@@ -168,7 +166,7 @@ def _vectorized_gradients(
 
 
 def _looped_gradients(
-    land: "NetworkLandscape", parameters: Mapping[str, Tensor], batch: Batch
+    land: "Borrowing", parameters: Mapping[str, Tensor], batch: Batch
 ) -> tuple[Tensor, Tensor]:
     rows, weights = [], []
     for i in range(batch.size):
@@ -197,7 +195,7 @@ def _rebuilt(data: Any, size: int, rows: tuple[Tensor, ...]) -> Any:
 
 
 def _check(
-    land: "NetworkLandscape",
+    land: "Borrowing",
     values: Tensor,
     weights: Tensor,
     whole: list[tuple[Tensor, Any]],

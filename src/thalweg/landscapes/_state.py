@@ -83,6 +83,14 @@ def tensor_slots(model: nn.Module, kind: str) -> dict[str, list[Slot]]:
     return slots
 
 
+def current(slots: Mapping[str, list[Slot]], kind: str) -> dict[str, Tensor]:
+    """Return the tensors that hang in their places now, by name."""
+    return {
+        name: getattr(module, kind)[attribute]
+        for name, ((module, attribute), *_) in slots.items()
+    }
+
+
 def install(
     slots: Mapping[str, list[Slot]], tensors: Mapping[str, Tensor], kind: str
 ) -> None:
@@ -144,3 +152,15 @@ def preserved(model: nn.Module, *, training: bool) -> Iterator[None]:
             if parameter.requires_grad is not requires_grad:
                 parameter.requires_grad_(requires_grad)
         state.restore()
+
+
+@contextmanager
+def math_kernels(second_order: bool) -> Iterator[None]:
+    """Use attention and recurrence kernels that have second derivatives."""
+    if not second_order:
+        yield
+        return
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    with sdpa_kernel(SDPBackend.MATH), torch.backends.cudnn.flags(enabled=False):
+        yield

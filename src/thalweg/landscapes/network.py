@@ -3,7 +3,6 @@
 import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, Literal, Self
 
@@ -11,40 +10,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from thalweg.errors import (
-    InputError,
-    LossError,
-    NondeterministicLossError,
-    PrecisionWarning,
-)
+from thalweg.errors import InputError, PrecisionWarning
 from thalweg.landscapes import _examples
 from thalweg.landscapes._accumulate import WeightedMean
 from thalweg.landscapes._batches import Batch, Batches
+from thalweg.landscapes._borrowing import Borrowing
 from thalweg.landscapes._metrics import Metrics, Totals
-from thalweg.landscapes._objective import (
-    Objective,
-    check_labels,
-    is_classification,
-    resolve_form,
-)
-from thalweg.landscapes._state import (
-    install,
-    preserved,
-    seed_all,
-    swapped,
-    tensor_slots,
-)
-from thalweg.landscapes._trees import take_rows
-from thalweg.landscapes.base import Landscape
-from thalweg.landscapes.batch_norm import has_batch_norm, recalibrate
+from thalweg.landscapes._objective import Objective, resolve_form
+from thalweg.landscapes._state import install
 from thalweg.landscapes.between import BetweenLandscape
-from thalweg.landscapes.parameters import Parameters, Selection, Workspace, matches
+from thalweg.landscapes.parameters import Parameters, Selection, Workspace
 from thalweg.provenance import fingerprint
 
 BUFFERS = ("freeze", "recalibrate", "interpolate")
 
 
-class NetworkLandscape(Landscape):
+class NetworkLandscape(Borrowing):
     """L(theta) = sum_b w_b L_b(theta) / sum_b w_b + (lambda / 2) |theta|^2.
 
     L_b is the loss of batch b, w_b its weight (its rows, unless said otherwise), lambda
@@ -171,26 +152,22 @@ class NetworkLandscape(Landscape):
             for name, m in model.named_modules()
             if m.training
         )
-        reading = {"device": self.device, "dtype": dtype}
         self._data = Batches(
             data,
+            device=self.device,
+            dtype=dtype,
             max_batches=max_batches,
             subsample=subsample,
             seed=seed,
             materialize=materialize,
-            **reading,  # type: ignore[arg-type]  # two keywords of two types
         )
-        self._calibration = (
-            self._data
-            if calibration_data is None
-            else Batches(calibration_data, seed=seed, **reading)  # type: ignore[arg-type]
-        )
+        self._calibration = self._data
+        if calibration_data is not None:
+            self._calibration = Batches(
+                calibration_data, device=self.device, dtype=dtype, seed=seed
+            )
         self._decay_mask = self._mask(decay) if weight_decay else None
-        self._buffer_slots = tensor_slots(model, "_buffers")
-        self._held = self._read_buffers(dtype)
-        self._workspace: Workspace | None = None
-        self._prepared = self._rows_checked = self._moving = False
-        self._gradless = True
+        self._read_model(dtype)
 
     # What is evaluated --------------------------------------------------------------
 
@@ -411,67 +388,6 @@ class NetworkLandscape(Landscape):
             "seed": self.seed,
         }
 
-    # The seam that the curvature operators use --------------------------------------
-
-    def _batches(self) -> Iterator[Batch]:
-        """Return the batches, the same each time; draws of a fixed model begin anew."""
-        if self.stochastic == "fix":
-            seed_all(self.seed, "model")
-        return iter(self._data)
-
-    def _parameters(self, point: Float[Tensor, " dim"]) -> dict[str, Tensor]:
-        """Return the parameters at a point, differentiable in it."""
-        return self._parameter_map.split(point)
-
-    def _batch_loss(
-        self, parameters: Mapping[str, Tensor], batch: Batch
-    ) -> tuple[Tensor, Tensor | float]:
-        """Return loss and weight of a batch; inside `_evaluating`."""
-        with swapped(self._parameter_map.slots, parameters):
-            return self._weighted(self.objective.value(batch.data, batch.size))
-
-    def _batch_output(self, parameters: Mapping[str, Tensor], batch: Batch) -> Any:
-        """Return the model's output for a batch; inside `_evaluating`."""
-        with swapped(self._parameter_map.slots, parameters):
-            return self.objective.output(batch.data)
-
-    def _output_loss(self, output: Any, batch: Batch) -> tuple[Tensor, Tensor | float]:
-        """Return loss and weight of an output alone."""
-        result = self.objective.of_output(output, batch.data, batch.size)
-        return self._weighted(result)
-
-    def _batch_size(self, batch: Batch) -> int:
-        """Return the number of rows of a batch."""
-        return batch.size
-
-    def _example(self, batch: Batch, i: int) -> Batch:
-        """Return row i as a batch of one."""
-        return Batch(take_rows(batch.data, torch.tensor([i])), batch.index, 1)
-
-    def _example_gradients(
-        self, point: Tensor, chunk: int | None = None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (gradients (rows, dim), weights (rows,)) in the order of the data."""
-        return _examples.gradients(self, point, chunk)
-
-    @contextmanager
-    def _evaluating(
-        self, point: Tensor | None = None, *, second_order: bool = False
-    ) -> Iterator[None]:
-        """Borrow the model: modes, buffers and generators set, all restored after.
-
-        Args:
-            point: Where buffers are recalibrated, under that policy.
-            second_order: Use kernels that can be differentiated twice.
-        """
-        self._prepare()
-        with preserved(self.model, training=self.mode == "train"), _math(second_order):
-            self._hang_buffers()
-            seed_all(self.seed, "model")
-            if point is not None:
-                self._settle_buffers(self._parameters(point.detach()))
-            yield
-
     # Evaluation ---------------------------------------------------------------------
 
     def _totals(self, points: Tensor, *, metrics: bool) -> list[Totals]:
@@ -541,22 +457,6 @@ class NetworkLandscape(Landscape):
             slopes = self._slopes(value, list(variables.values()))
         return value.detach(), weight, self._parameter_map.flat(slopes)
 
-    def _slopes(self, value: Tensor, variables: list[Tensor]) -> list[Tensor | None]:
-        if not value.requires_grad:
-            raise LossError(
-                "the loss has no graph: it was detached (`.item()`, `.detach()`, "
-                "no_grad), or reads weights that are not those of the model it is given"
-            )
-        slopes: list[Tensor | None] = list(
-            torch.autograd.grad(value, variables, allow_unused=True)
-        )
-        if all(slope is None for slope in slopes):
-            raise LossError(
-                "the loss depends on none of the selected parameters: a loss of form "
-                '"model" must read the weights from the model that it is given'
-            )
-        return slopes
-
     def _loss_with_graph(self, points: Tensor) -> Tensor:
         flat = points.reshape(-1, self.dim)
         values = []
@@ -571,18 +471,6 @@ class NetworkLandscape(Landscape):
                     draws.append(mean.result().to(self.accumulate))
                 values.append(torch.stack(draws).mean() + self._decay(point))
         return self._stacked(values, points).reshape(points.shape[:-1])
-
-    def _begin(self, draw: int) -> None:
-        if self.stochastic == "fix":
-            seed_all(self.seed, "model")
-        elif self.stochastic == "average":
-            seed_all(self.seed, "model", draw)
-
-    def _weighted(
-        self, result: tuple[Tensor, Tensor | float]
-    ) -> tuple[Tensor, Tensor | float]:
-        value, weight = result
-        return value, weight.detach() if isinstance(weight, Tensor) else weight
 
     def _decaying(self, point: Tensor) -> Tensor:
         return point if self._decay_mask is None else point * self._decay_mask
@@ -623,171 +511,6 @@ class NetworkLandscape(Landscape):
                 )
                 return
 
-    # Set-up -------------------------------------------------------------------------
-
-    def _prepare(self) -> None:
-        """Evaluate the first batch twice at the origin, before anything else."""
-        if self._prepared:
-            return
-        if self.buffers == "interpolate":
-            raise InputError(
-                'buffers="interpolate" needs checkpoints with buffers: use '
-                "`land.between(state_0, state_1, ...)` with state dicts or modules"
-            )
-        if self.mode == "train" and self.buffers == "recalibrate":
-            raise InputError('buffers="recalibrate" goes with mode="eval"')
-        self._prepared = True
-        try:
-            with self._evaluating():
-                self._check_first_batch()
-        except BaseException:
-            self._prepared = False
-            raise
-
-    def _check_first_batch(self) -> None:
-        parameters = self._parameters(self.point())
-        with self._without_graph():
-            first = self._first_value(parameters, next(self._batches()))
-        self._moving = self._buffers_moved()
-        if self.stochastic != "raise":
-            return
-        self._hang_buffers()
-        with self._without_graph():
-            batch = next(self._batches())
-            second = float(self._batch_loss(parameters, batch)[0].detach())
-        same = first == second or (first != first and second != second)
-        if not same and not abs(first - second) <= 1e-6 * max(1.0, abs(first)):
-            raise NondeterministicLossError(self._difference(first, second))
-
-    def _first_value(self, parameters: Mapping[str, Tensor], batch: Batch) -> float:
-        form = self.objective.form
-        try:
-            with swapped(self._parameter_map.slots, parameters):
-                value = self._first_call(batch)
-        except LossError:
-            raise
-        except TypeError as error:
-            other = (
-                'for a loss of (model, batch) give form="model"'
-                if form == "output"
-                else 'for a loss of (output, target) give form="output"'
-            )
-            raise LossError(
-                f"the first call of the loss (form {form!r}) raised TypeError: "
-                f"{error}; {other}"
-            ) from error
-        if form == "output" and is_classification(self.objective.loss):
-            self._check_all_labels(parameters, batch)
-        return float(value)
-
-    def _first_call(self, batch: Batch) -> Tensor:
-        """Call the loss without autograd at all, or with it where it needs it."""
-        try:
-            return self.objective.value(batch.data, batch.size)[0]
-        except RuntimeError as error:
-            # A loss that differentiates inside (an attack, a gradient penalty) cannot
-            # run in inference mode; it runs with autograd on, the weights constant.
-            if "inference" not in str(error).lower() and "grad" not in str(error):
-                raise
-            self._gradless = False
-            with torch.inference_mode(False), torch.enable_grad():
-                return self.objective.value(batch.data, batch.size)[0].detach()
-
-    def _check_all_labels(self, parameters: Mapping[str, Tensor], first: Batch) -> None:
-        output = self._batch_output(parameters, first)
-        if not isinstance(output, Tensor):
-            return
-        for batch in self._data:
-            target = self.objective.target(batch.data)
-            check_labels(output, target, self.objective.loss)
-
-    def _difference(self, first: float, second: float) -> str:
-        random = [
-            name or type(module).__name__
-            for name, module in self.model.named_modules()
-            if module.training and not any(module.children())
-        ]
-        where = f"; modules in train mode: {random[:8]}" if random else ""
-        return (
-            f"two evaluations of the loss at one point differ: {first:.9g} and "
-            f'{second:.9g}{where}. Give stochastic="fix" to fix the draws, or '
-            'stochastic="average" with `repeats=`'
-        )
-
-    def _without_graph(self) -> Any:
-        return torch.inference_mode() if self._gradless else nullcontext()
-
-    def _space(self) -> Workspace:
-        if self._workspace is None:
-            with torch.inference_mode(False):
-                self._workspace = Workspace(self._parameter_map)
-        return self._workspace
-
-    def _mask(self, decay: Selection) -> Tensor | None:
-        if decay is None:
-            return None
-        mask = torch.zeros(self.dim, dtype=self.dtype, device=self.device)
-        for block in self.layout.blocks:
-            slot = self._parameter_map.slots[block.name][0]
-            if matches(decay, block.name, slot):
-                mask[block.slice] = 1
-        if not bool(mask.any()):
-            raise InputError(
-                f"decay={decay!r} selects no parameter; the first names are "
-                f"{list(self.layout.names[:8])}"
-            )
-        return mask
-
-    def _read_buffers(self, dtype: torch.dtype | None) -> dict[str, Tensor]:
-        held = {}
-        for name, slots in self._buffer_slots.items():
-            module, attribute = slots[0]
-            tensor = module._buffers[attribute]
-            assert tensor is not None
-            cast = dtype if tensor.is_floating_point() else None
-            held[name] = tensor.detach().to(self.device, cast, copy=True)
-        return held
-
-    def _hang_buffers(self) -> None:
-        with torch.inference_mode(False):
-            working = {name: held.clone() for name, held in self._held.items()}
-        install(self._buffer_slots, working, "_buffers")
-
-    def _buffers_moved(self) -> bool:
-        """Say whether a forward pass changed a buffer (train mode, counters)."""
-        for name, slots in self._buffer_slots.items():
-            now = slots[0][0]._buffers[slots[0][1]]
-            held = self._held[name]
-            if now is None or now.shape != held.shape:
-                return True
-            if not torch.equal(now.nan_to_num(), held.nan_to_num()):
-                return True
-        return False
-
-    def _settle_buffers(self, parameters: Mapping[str, Tensor]) -> None:
-        """Set buffers to those of a new point, as the policy says."""
-        if self._moving:
-            self._hang_buffers()
-        if self.buffers != "recalibrate" or not has_batch_norm(self.model):
-            return
-
-        def limited() -> Iterator[Batch]:
-            for batch in self._calibration:
-                if self.calibration_batches is not None and (
-                    batch.index >= self.calibration_batches
-                ):
-                    return
-                yield batch
-
-        with swapped(self._parameter_map.slots, parameters):
-            recalibrate(self.model, limited(), self._run)
-
-    def _run(self, batch: Batch) -> None:
-        if self.objective.form == "output":
-            self.objective.output(batch.data)
-        else:
-            self.objective.value(batch.data, batch.size)
-
     def _on(self, data: Batches) -> "NetworkLandscape":
         other = copy.copy(self)
         other._data, other.failures = data, []
@@ -820,15 +543,3 @@ def _plain(point: Tensor) -> Tensor:
     while torch._C._functorch.is_functorch_wrapped_tensor(point):
         point = torch._C._functorch.get_unwrapped(point)
     return point.detach()
-
-
-@contextmanager
-def _math(second_order: bool) -> Iterator[None]:
-    """Use attention and recurrence kernels that have second derivatives."""
-    if not second_order:
-        yield
-        return
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    with sdpa_kernel(SDPBackend.MATH), torch.backends.cudnn.flags(enabled=False):
-        yield
