@@ -1,6 +1,16 @@
 """Figures of datasets and the HTML report, made of sections that a room hands over."""
 
 from thalweg.reporting._numbers import format_cost, format_number, format_value
+from thalweg.reporting.figures import (
+    eigenvalue_figure,
+    layers_figure,
+    line_figure,
+    merge_tree_figure,
+    persistence_figure,
+    spectrum_figure,
+    surface_caption,
+    surface_figure,
+)
 from thalweg.reporting.html import write_report
 from thalweg.reporting.sections import (
     Callout,
@@ -29,6 +39,15 @@ __all__ = [
     "format_cost",
     "format_number",
     "format_value",
+    # interactive figures of datasets and tables
+    "eigenvalue_figure",
+    "layers_figure",
+    "line_figure",
+    "merge_tree_figure",
+    "persistence_figure",
+    "spectrum_figure",
+    "surface_caption",
+    "surface_figure",
     # the report
     "write_report",
 ]

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 
-__all__ = ["format_cost", "format_number", "format_value"]
+__all__ = ["format_cost", "format_number", "format_value", "power_of_ten"]
 
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _THIN_SPACE = "\u202f"
@@ -13,7 +13,8 @@ def format_number(value: object, digits: int = 4) -> str:
     """Return a number as text with `digits` significant digits.
 
     Integers are written in full, thousands apart. Floats from 1e-3 to 1e5 are written
-    plainly, others as m × 10ⁿ. NaN and the infinities are written as such.
+    plainly, others as m × 10ⁿ; one that needs fewer digits (0.05) is written with
+    those. NaN and the infinities are written as such.
 
     Args:
         value: A number, or anything with `item()` that gives one; other objects are
@@ -32,12 +33,14 @@ def format_number(value: object, digits: int = 4) -> str:
         return _non_finite(number)
     if number == 0.0:
         return "0"
-    exponent = math.floor(math.log10(abs(number)))
-    if float(f"{abs(number):.{digits - 1}e}") >= 10.0 ** (exponent + 1):
-        exponent += 1  # 9.99996 is written as 10.00
-    if -3 <= exponent < max(5, digits):
+    exponent = int(f"{number:.{digits - 1}e}".partition("e")[2])
+    digits = next(
+        d for d in range(1, digits + 1) if d == digits or _is_short(number, d)
+    )
+    if -3 <= exponent < 5:
         return _signed(f"{number:.{max(digits - 1 - exponent, 0)}f}")
-    return f"{_signed(f'{number / 10.0**exponent:.{digits - 1}f}')} {_power(exponent)}"
+    mantissa = _signed(f"{number:.{digits - 1}e}".partition("e")[0])
+    return f"{mantissa} × {power_of_ten(exponent)}"
 
 
 def format_value(value: object, stderr: object = None, digits: int = 4) -> str:
@@ -65,7 +68,7 @@ def format_value(value: object, stderr: object = None, digits: int = 4) -> str:
     spread = f"{error / 10.0**scale:.{places}f}"
     if scale == 0:
         return f"{mantissa} ± {spread}"
-    return f"({mantissa} ± {spread}) {_power(scale)}"
+    return f"({mantissa} ± {spread}) × {power_of_ten(scale)}"
 
 
 def format_cost(cost: str | Mapping[str, object]) -> str:
@@ -97,6 +100,11 @@ def _counted(name: str, amount: float) -> str:
     )
 
 
+def _is_short(number: float, digits: int) -> bool:
+    """Return whether these digits are all there are, to the precision of float32."""
+    return abs(float(f"{number:.{digits - 1}e}") - number) <= 1e-7 * abs(number)
+
+
 def _plain(value: object) -> object:
     item = getattr(value, "item", None)
     return item() if callable(item) and getattr(value, "size", 1) == 1 else value
@@ -118,5 +126,6 @@ def _signed(text: str) -> str:
     return text.replace("-", "−")
 
 
-def _power(exponent: int) -> str:
-    return f"× 10{str(exponent).translate(_SUPERSCRIPTS)}"
+def power_of_ten(exponent: int) -> str:
+    """Return "10ⁿ"."""
+    return f"10{str(exponent).translate(_SUPERSCRIPTS)}"

@@ -308,7 +308,7 @@ def _document(
 </head>
 <body>
 <a class="skip" href="#content">Skip to the content</a>
-<header><div class="inner"><p class="brand">thalweg</p>
+<header><div class="inner"><p class="brand">{_brand()}thalweg</p>
 <h1>{escape(title)}</h1>{under}</div></header>
 <div class="columns">
 <nav aria-label="Sections"><ol>{entries}</ol></nav>
@@ -334,6 +334,12 @@ All numbers of this page are inside it as JSON.</p>
 def _icon() -> str:
     content = b64encode(_resource("icon.svg").strip().encode()).decode()
     return f"data:image/svg+xml;base64,{content}"
+
+
+def _brand() -> str:
+    """Return the icon to stand inside the page, where it needs no namespace."""
+    icon = re.sub(r' xmlns="[^"]*"', ' aria-hidden="true"', _resource("icon.svg"))
+    return icon.strip()
 
 
 def _resource(name: str) -> str:

@@ -22,8 +22,9 @@
   // Three-dimensional views need WebGL, of which a page has few contexts: a figure
   // that has a flat view too is shown in that one where there is none left.
   let scenesLeft = hasWebGL ? 8 : 0;
+  const isSpatial = (trace) => ["surface", "scatter3d", "isosurface"].includes(trace.type);
   const usesScene = (spec) =>
-    spec.data.some((trace) => "scene" in trace && trace.visible !== false);
+    spec.data.some((trace) => isSpatial(trace) && trace.visible !== false);
 
   const assign = (target, path, value) => {
     const keys = path.split(".");
@@ -37,7 +38,7 @@
     for (const [index, button] of menu.buttons.entries()) {
       const [traces, layout] = button.args;
       const flat = spec.data.every(
-        (trace, i) => !("scene" in trace) || traces.visible[i] === false,
+        (trace, i) => !isSpatial(trace) || traces.visible[i] === false,
       );
       if (!flat) continue;
       spec.data.forEach((trace, i) => (trace.visible = traces.visible[i]));
@@ -59,15 +60,29 @@
     return layout;
   };
 
+  // On a narrow page: the color bar below, the camera farther, a finger scrolls.
+  const narrow = (spec, width) => {
+    const { layout } = spec;
+    layout.dragmode ??= false;
+    const eye = layout.scene?.camera?.eye;
+    const distance = Math.min(1.6, 560 / width);
+    if (eye) Object.keys(eye).forEach((key) => (eye[key] *= distance));
+    spec.data.forEach((trace) => {
+      if (!trace.colorbar) return;
+      const below = isSpatial(trace) ? -0.02 : -0.2;
+      Object.assign(trace.colorbar, {
+        orientation: "h", x: 0.5, xanchor: "center", y: below, yanchor: "top", len: 0.95,
+      });
+    });
+  };
+
   const draw = (plot) => {
     const spec = parsed(plot.dataset.spec);
     if (usesScene(spec) && scenesLeft-- <= 0) flatten(spec);
     plot.style.height = `${spec.layout.height || 440}px`;
     spec.layout.autosize = true;
     delete spec.layout.width;
-    if (window.innerWidth < 560) {
-      spec.layout.dragmode ??= false; // a finger scrolls the page, not the plot
-    }
+    if (plot.clientWidth < 520) narrow(spec, plot.clientWidth);
     return Plotly.newPlot(plot, spec.data, style(spec.layout, darkMode.matches), config);
   };
 

@@ -1,1 +1,21 @@
 """Plotly figures of datasets and plain tables."""
+
+from thalweg.reporting.figures.lines import (
+    eigenvalue_figure,
+    layers_figure,
+    line_figure,
+)
+from thalweg.reporting.figures.spectra import spectrum_figure
+from thalweg.reporting.figures.surfaces import surface_caption, surface_figure
+from thalweg.reporting.figures.topology import merge_tree_figure, persistence_figure
+
+__all__ = [
+    "eigenvalue_figure",
+    "layers_figure",
+    "line_figure",
+    "merge_tree_figure",
+    "persistence_figure",
+    "spectrum_figure",
+    "surface_caption",
+    "surface_figure",
+]

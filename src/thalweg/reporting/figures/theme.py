@@ -1,12 +1,16 @@
 """The look that all figures share: colors that a color-blind reader tells apart."""
 
-__all__ = ["COLORS", "DIVERGING", "SEQUENTIAL", "template"]
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+__all__ = ["COLORS", "SEQUENTIAL", "finish", "template", "translucent"]
 
 #: Okabe and Ito's palette ("Color Universal Design", 2008) in the order of use.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6b6b6b")
 #: Perceptually uniform, readable in gray and without red-green vision.
 SEQUENTIAL = "Viridis"
-DIVERGING = "RdBu"
 
 _INK = {False: "#27313a", True: "#d7dee2"}
 _GRID = {False: "#e3e7e8", True: "#2d373e"}
@@ -64,3 +68,15 @@ def template(*, dark: bool = False) -> dict[str, object]:
         "scene": {"xaxis": scene, "yaxis": scene, "zaxis": scene},
     }
     return {"layout": layout}
+
+
+def finish(figure: "go.Figure") -> "go.Figure":
+    """Give a figure the light template, for readers that see it outside a report."""
+    figure.update_layout(template=template(), autosize=True)
+    return figure
+
+
+def translucent(color: str, opacity: float) -> str:
+    """Return a color "#rrggbb" with an opacity."""
+    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{opacity})"

@@ -1,0 +1,175 @@
+"""Spectral densities: eigenvalues on a symmetric logarithmic axis."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
+
+from thalweg.reporting._samples import attribute, need, power_text
+from thalweg.reporting.figures.theme import COLORS, finish, translucent
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+    import xarray as xr
+
+__all__ = ["spectrum_figure"]
+
+# Densities below this share of the highest are not drawn: they are Gaussian tails.
+FLOOR = 1e-7
+
+
+class SymmetricLog:
+    """The axis t -> sign(t) log10(1 + |t| / threshold), linear around zero.
+
+    Args:
+        threshold: Where the axis turns from linear to logarithmic.
+        extent: Largest |t| on it.
+    """
+
+    def __init__(self, threshold: float, extent: float) -> None:
+        self.threshold = threshold
+        self.extent = extent
+
+    def __call__(self, t: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+        """Return the positions of `t` on the axis."""
+        return np.sign(t) * np.log10(1 + np.abs(t) / self.threshold)
+
+    def ticks(self, low: float, high: float) -> tuple[list[float], list[str]]:
+        """Return positions and texts of ticks: zero and powers of ten on both sides."""
+        first = int(np.ceil(np.log10(self.threshold)))
+        last = int(np.floor(np.log10(max(self.extent, self.threshold))))
+        step = max(1, (last - first) // 4)
+        powers = range(last, first - 1, -step)
+        values = [0.0, *(10.0**p for p in powers), *(-(10.0**p) for p in powers)]
+        sizes = [power_text(power) for power in powers]
+        texts = ["0", *sizes, *(f"−{size}" for size in sizes)]
+        kept = [(v, t) for v, t in zip(values, texts, strict=True) if low <= v <= high]
+        return [float(self(np.array(v))) for v, _ in kept], [t for _, t in kept]
+
+
+def symmetric_log(dataset: "xr.Dataset") -> SymmetricLog:
+    """Return the axis of a spectral density, linear below its resolution sigma."""
+    t = np.asarray(dataset["t"].values, dtype=float)
+    extent = float(np.abs(t).max()) or 1.0
+    sigma = attribute(dataset, "sigma")
+    known = isinstance(sigma, int | float) and np.isfinite(sigma) and sigma > 0
+    return SymmetricLog(float(sigma) if known else extent * 1e-2, extent)  # type: ignore[arg-type]  # `known` checks it
+
+
+def density_pieces(dataset: "xr.Dataset") -> tuple[np.ndarray, np.ndarray]:
+    """Return t and the density, floored where it is too small to be drawn.
+
+    Raises:
+        InputError: The dataset lacks `t` or `density`.
+    """
+    need(dataset, "t", "density")
+    t = np.asarray(dataset["t"].values, dtype=float)
+    density = np.asarray(dataset["density"].values, dtype=float)
+    if t.min() < 0 < t.max() and 0.0 not in t:  # both sides meet at zero
+        place = int(np.searchsorted(t, 0.0))
+        density = np.insert(density, place, np.interp(0.0, t, density))
+        t = np.insert(t, place, 0.0)
+    top = float(np.nanmax(density)) if np.isfinite(density).any() else 1.0
+    return t, np.maximum(density, FLOOR * (top or 1.0))
+
+
+def spectrum_figure(
+    dataset: "xr.Dataset",
+    eigenvalues: Float[np.ndarray, " pairs"] | Sequence[float] = (),
+) -> "go.Figure":
+    """Draw a spectral density over a symmetric logarithmic axis, negative side apart.
+
+    The axis is linear below the density's resolution sigma: nothing finer is shown. The
+    ticks at the foot are the raw Lanczos nodes, the sticks are eigenvalues found
+    one by one.
+
+    Args:
+        dataset: Variables `density` and, where kept, `nodes`, over `t`; the result of
+            `ti.spectral_density`.
+        eigenvalues: Eigenvalues that are known, drawn as sticks.
+
+    Raises:
+        InputError: The dataset lacks `t` or `density`.
+    """
+    import plotly.graph_objects as go
+
+    t, density = density_pieces(dataset)
+    axis = symmetric_log(dataset)
+    floor, top = float(density.min()), float(density.max())
+    figure = go.Figure()
+    for name, side, color in (
+        ("negative curvature", t <= 0, COLORS[1]),
+        ("positive curvature", t >= 0, COLORS[0]),
+    ):
+        if side.sum() < 2:
+            continue
+        figure.add_trace(
+            go.Scatter(
+                x=axis(t[side]),
+                y=density[side],
+                customdata=t[side],
+                mode="lines",
+                name=name,
+                line={"color": color, "width": 2},
+                fill="tozeroy",
+                fillcolor=translucent(color, 0.16),
+                hovertemplate="λ = %{customdata:.4g}: density %{y:.3g}<extra></extra>",
+            )
+        )
+    if len(eigenvalues):
+        figure.add_trace(_sticks(axis, np.asarray(eigenvalues, float), floor, top))
+    if "nodes" in dataset.variables:
+        figure.add_trace(_nodes(axis, dataset, floor))
+    ends = [float(t.min()), float(t.max()), *map(float, eigenvalues)]
+    positions, texts = axis.ticks(min(ends), max(ends))
+    figure.update_xaxes(title_text="eigenvalue", tickvals=positions, ticktext=texts)
+    span = np.log10(top / floor)
+    figure.update_yaxes(
+        title_text="density",
+        type="log",
+        range=[np.log10(floor) - 0.06 * span, np.log10(top) + 0.06 * span],
+        exponentformat="power",
+        dtick=max(1, round(span / 6)),
+    )
+    figure.update_layout(height=420)
+    return finish(figure)
+
+
+def _sticks(
+    axis: SymmetricLog, values: np.ndarray, floor: float, top: float
+) -> "go.Scatter":
+    import plotly.graph_objects as go
+
+    height = floor * (top / floor) ** 0.45
+    positions = axis(values)
+    return go.Scatter(
+        x=np.repeat(positions, 3),
+        y=np.tile([floor, height, np.nan], len(values)),
+        customdata=np.repeat(values, 3),
+        mode="lines+markers",
+        name="eigenvalues found",
+        line={"color": COLORS[4], "width": 2},
+        marker={"size": np.tile([0, 6, 0], len(values)), "color": COLORS[4]},
+        hovertemplate="λ = %{customdata:.6g}<extra></extra>",
+    )
+
+
+def _nodes(axis: SymmetricLog, dataset: "xr.Dataset", floor: float) -> "go.Scatter":
+    import plotly.graph_objects as go
+
+    nodes = np.ravel(np.asarray(dataset["nodes"].values, dtype=float))
+    nodes = np.unique(nodes[np.isfinite(nodes)])
+    return go.Scatter(
+        x=axis(nodes),
+        y=np.full(len(nodes), floor),
+        customdata=nodes,
+        mode="markers",
+        name="Lanczos nodes",
+        marker={
+            "symbol": "line-ns",
+            "size": 7,
+            "line": {"width": 1, "color": COLORS[6]},
+        },
+        hovertemplate="node %{customdata:.6g}<extra></extra>",
+    )

@@ -1,0 +1,464 @@
+"""Surfaces over one, two or three directions: rotatable, as contours, as cells.
+
+Cells without a finite value stay empty and are marked; nothing is drawn across them.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
+
+from thalweg.errors import InputError
+from thalweg.reporting._samples import (
+    Samples,
+    Scale,
+    ScaleName,
+    grid_variables,
+    read_samples,
+    scale_of,
+    ticks,
+)
+from thalweg.reporting.figures.lines import line_figure
+from thalweg.reporting.figures.theme import COLORS, SEQUENTIAL, finish
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+    import xarray as xr
+
+__all__ = ["surface_caption", "surface_figure"]
+
+_HEIGHT = 540
+_MARKS = {"NaN": "x-thin", "+∞": "triangle-up-open", "−∞": "triangle-down-open"}
+_FADED_FROM = 0.5  # a trajectory's points farther than this from the plane are faded
+
+
+def surface_figure(
+    dataset: "xr.Dataset",
+    variable: str | None = None,
+    *,
+    scale: ScaleName = "auto",
+    clip: float | None = None,
+    trajectory: Float[np.ndarray, "steps 2"] | None = None,
+    residuals: Float[np.ndarray, " steps"] | None = None,
+    anchors: Mapping[str, Sequence[float]] | None = None,
+) -> "go.Figure":
+    """Draw a sampled surface; two directions give a 3-D view, contours and cells.
+
+    One direction gives a line of every sampled variable, three give slices. Cells whose
+    value is NaN or infinite are empty and marked. Where both directions have known and
+    comparable lengths, the flat views have equal axes in parameter distance.
+
+    Args:
+        dataset: Dims x0, x1, ...; the result of `ti.surface`.
+        variable: What is drawn; `loss`, or else the first.
+        scale: "log" colors and heights for positive values, "linear", or "auto".
+        clip: Values above are drawn at this level and marked.
+        trajectory: Coordinates of a path in the plane.
+        residuals: Relative distance of its points from the plane; those above 0.5 are
+            faded, since the plane does not show their loss.
+        anchors: Named points; by default those of the dataset, and the center.
+
+    Raises:
+        InputError: A variable is missing, there are more than three axes, or the scale
+            does not fit the values.
+    """
+    samples = read_samples(dataset, variable)
+    k = len(samples.axes)
+    if k == 1:
+        names = [variable] if variable else _one_scale(dataset)
+        lines = {name: read_samples(dataset, name).values for name in names}
+        return line_figure(
+            samples.axes[0],
+            lines,
+            x_label=samples.labels[0],
+            y_label=samples.name if len(lines) == 1 else "",
+            scale=scale,
+        )
+    if k > 3:
+        raise InputError(f"a surface is drawn over 1 to 3 axes, the dataset has {k}")
+    how = scale_of(samples.values, scale, clip)
+    if k == 3:
+        return _slices(samples, how)
+    points = {**_center(samples), **samples.anchors, **(anchors or {})}
+    return _plane(samples, how, trajectory, residuals, points)
+
+
+def surface_caption(
+    dataset: "xr.Dataset",
+    variable: str | None = None,
+    *,
+    clip: float | None = None,
+    residuals: Float[np.ndarray, " steps"] | None = None,
+) -> str:
+    """State what a picture of the surface leaves out: missing and clipped values.
+
+    It also says what a slice cannot show, and how far a trajectory is from the plane.
+    """
+    samples = read_samples(dataset, variable)
+    how = scale_of(samples.values, clip=clip)
+    grid = " × ".join(str(len(axis)) for axis in samples.axes)
+    words = [f"{samples.name.capitalize()} at {grid} points."]
+    for name, mask in samples.missing().items():
+        words.append(f"{name} at {int(mask.sum())} of them: left empty and marked.")
+    if how.clipped:
+        words.append(f"{how.clipped} values above {how.high:.4g} are drawn at it.")
+    if residuals is not None and len(residuals):
+        words.append(
+            f"The path's points are up to {float(np.max(residuals)):.0%} of their "
+            "distance from the center off this plane; beyond 50 % they are faded."
+        )
+    words.append("A minimum of this slice need not be one of the loss.")
+    return " ".join(words)
+
+
+def _one_scale(dataset: "xr.Dataset") -> list[str]:
+    """Return `loss` alone where it is there, else every variable (one a landscape)."""
+    names = grid_variables(dataset)
+    return ["loss"] if "loss" in names else names
+
+
+def _center(samples: Samples) -> dict[str, Sequence[float]]:
+    inside = all(axis.min() <= 0 <= axis.max() for axis in samples.axes)
+    return {"center": (0.0,) * len(samples.axes)} if inside else {}
+
+
+def _plane(
+    samples: Samples,
+    how: Scale,
+    trajectory: np.ndarray | None,
+    residuals: np.ndarray | None,
+    points: Mapping[str, Sequence[float]],
+) -> "go.Figure":
+    import plotly.graph_objects as go
+
+    spatial = [_surface(samples, how)] if min(samples.values.shape) > 1 else []
+    contours = [_contour(samples, how)] if spatial else []
+    cells = [_cells(samples, how)]
+    flat = _marks(samples, how) + _path(trajectory, residuals) + _points(points)
+    views = {
+        "3-D": spatial + _lifted(flat, how) if spatial else [],
+        "Contours": contours + flat if spatial else [],
+        "Cells": cells + flat,
+    }
+    views = {name: traces for name, traces in views.items() if traces}
+    figure = go.Figure()
+    first = next(iter(views))
+    for name, traces in views.items():
+        for trace in traces:
+            figure.add_trace(trace)
+            figure.data[-1].visible = name == first
+    if len(views) > 1:
+        _add_buttons(figure, views)
+    heights, texts = ticks(how)
+    figure.update_layout(
+        height=_HEIGHT,
+        xaxis={"title": {"text": samples.labels[0]}, "constrain": "domain"},
+        yaxis={"title": {"text": samples.labels[1]}, "constrain": "domain"},
+        scene={
+            "xaxis": {"title": {"text": _short(samples.labels[0])}},
+            "yaxis": {"title": {"text": _short(samples.labels[1])}},
+            "zaxis": {
+                "title": {"text": samples.name},
+                "tickvals": heights,
+                "ticktext": texts,
+            },
+            "aspectmode": "manual",
+            "aspectratio": {"x": 1.1, "y": 1.1, "z": 0.8},
+            "camera": {
+                "eye": {"x": 1.3, "y": -1.3, "z": 0.8},
+                "center": {"x": 0.0, "y": 0.0, "z": -0.12},
+            },
+        },
+    )
+    aspect = samples.aspect()
+    if aspect is not None:
+        figure.update_yaxes(scaleanchor="x", scaleratio=aspect)
+    return finish(figure)
+
+
+def _short(label: str) -> str:
+    return label if len(label) <= 24 else f"{label[:23]}…"
+
+
+def _add_buttons(figure: "go.Figure", views: dict[str, list]) -> None:
+    """Let the reader choose among the views, whose traces stand one after another."""
+    buttons, start = [], 0
+    for name, traces in views.items():
+        shown = [
+            start <= index < start + len(traces) for index in range(len(figure.data))
+        ]
+        buttons.append(
+            {"label": name, "method": "update", "args": [{"visible": shown}]}
+        )
+        start += len(traces)
+    figure.update_layout(
+        updatemenus=[
+            {
+                "type": "buttons",
+                "direction": "right",
+                "buttons": buttons,
+                "x": 0.0,
+                "xanchor": "left",
+                "y": 1.0,
+                "yanchor": "bottom",
+                "pad": {"l": 8, "b": 34},
+                "showactive": True,
+            }
+        ],
+        legend={"y": 1.0, "yanchor": "bottom", "x": 1.0, "xanchor": "right"},
+        xaxis={"visible": False},
+        yaxis={"visible": False},
+        margin={"t": 88, "l": 0, "b": 8},
+    )
+
+
+def _color(samples: Samples, how: Scale) -> dict[str, object]:
+    heights, texts = ticks(how)
+    return {
+        "colorscale": SEQUENTIAL,
+        "colorbar": {
+            "title": {"text": samples.name, "side": "top"},
+            "tickvals": heights,
+            "ticktext": texts,
+            "thickness": 12,
+            "len": 0.85,
+            "outlinewidth": 0,
+        },
+    }
+
+
+def _hover(samples: Samples) -> str:
+    return (
+        f"{samples.labels[0]}: %{{x:.4g}}<br>{samples.labels[1]}: %{{y:.4g}}<br>"
+        f"{samples.name}: %{{customdata:.6g}}<extra></extra>"
+    )
+
+
+def _surface(samples: Samples, how: Scale) -> "go.Surface":
+    import plotly.graph_objects as go
+
+    low, high = how.limits
+    return go.Surface(
+        x=samples.axes[0],
+        y=samples.axes[1],
+        z=how.heights(samples.values).T,
+        customdata=samples.values.T,
+        cmin=low,
+        cmax=high,
+        contours={
+            "z": {
+                "show": True,
+                "start": low,
+                "end": high,
+                "size": (high - low) / 16,
+                "color": "rgba(255,255,255,0.4)",
+                "width": 1,
+            }
+        },
+        lighting={"ambient": 0.75, "diffuse": 0.5, "specular": 0.08, "roughness": 0.9},
+        hovertemplate=_hover(samples),
+        **_color(samples, how),
+    )
+
+
+def _contour(samples: Samples, how: Scale) -> "go.Contour":
+    import plotly.graph_objects as go
+
+    low, high = how.limits
+    step = (high - low) / 18
+    return go.Contour(
+        x=samples.axes[0],
+        y=samples.axes[1],
+        z=how.heights(samples.values).T,
+        customdata=samples.values.T,
+        zmin=low,
+        zmax=high,
+        contours={"start": low + step / 2, "end": high, "size": step},
+        line={"width": 0.6, "color": "rgba(255,255,255,0.55)"},
+        connectgaps=False,
+        hovertemplate=_hover(samples),
+        **_color(samples, how),
+    )
+
+
+def _cells(samples: Samples, how: Scale) -> "go.Heatmap":
+    import plotly.graph_objects as go
+
+    low, high = how.limits
+    return go.Heatmap(
+        x=samples.axes[0],
+        y=samples.axes[1],
+        z=how.heights(samples.values).T,
+        customdata=samples.values.T,
+        zmin=low,
+        zmax=high,
+        zsmooth=False,
+        connectgaps=False,
+        hoverongaps=False,
+        hovertemplate=_hover(samples),
+        **_color(samples, how),
+    )
+
+
+def _marks(samples: Samples, how: Scale) -> list:
+    """Mark every cell that is not finite, and every one that is clipped."""
+    import plotly.graph_objects as go
+
+    masks = {
+        name: (mask, _MARKS[name], COLORS[1])
+        for name, mask in samples.missing().items()
+    }
+    if how.clipped:
+        with np.errstate(invalid="ignore"):
+            above = samples.finite & (samples.values > how.high)
+        masks[f"above {how.high:.4g}, clipped"] = (above, "diamond-open", COLORS[3])
+    traces = []
+    for name, (mask, symbol, color) in masks.items():
+        rows, columns = np.nonzero(mask)
+        traces.append(
+            go.Scatter(
+                x=samples.axes[0][rows],
+                y=samples.axes[1][columns],
+                mode="markers",
+                name=f"{name} ({len(rows)})",
+                marker={
+                    "symbol": symbol,
+                    "size": 7,
+                    "color": color,
+                    "line": {"width": 1.4, "color": color},
+                },
+                hoverinfo="name",
+            )
+        )
+    return traces
+
+
+def _path(trajectory: np.ndarray | None, residuals: np.ndarray | None) -> list:
+    import plotly.graph_objects as go
+
+    if trajectory is None or len(trajectory) == 0:
+        return []
+    faded = np.zeros(len(trajectory), dtype=bool)
+    if residuals is not None:
+        faded = np.asarray(residuals) > _FADED_FROM
+    return [
+        go.Scatter(
+            x=trajectory[:, 0],
+            y=trajectory[:, 1],
+            mode="lines+markers",
+            name="path",
+            line={"color": COLORS[1], "width": 1.5},
+            marker={
+                "size": 6,
+                "color": COLORS[1],
+                "opacity": np.where(faded, 0.25, 1.0),
+                "line": {"width": 1, "color": "#ffffff"},
+            },
+            text=[f"step {i}" for i in range(len(trajectory))],
+            hovertemplate="%{text}<br>(%{x:.4g}, %{y:.4g})<extra></extra>",
+        )
+    ]
+
+
+def _points(points: Mapping[str, Sequence[float]]) -> list:
+    import plotly.graph_objects as go
+
+    if not points:
+        return []
+    coordinates = np.asarray(list(points.values()), dtype=float)
+    return [
+        go.Scatter(
+            x=coordinates[:, 0],
+            y=coordinates[:, 1],
+            mode="markers+text",
+            name="points",
+            text=list(points),
+            textposition="top center",
+            textfont={"color": "#ffffff", "shadow": "0 0 3px #000, 0 0 5px #000"},
+            marker={
+                "symbol": "circle",
+                "size": 9,
+                "color": COLORS[1],
+                "line": {"width": 1.5, "color": "#ffffff"},
+            },
+            showlegend=False,
+            hovertemplate="%{text}<br>(%{x:.4g}, %{y:.4g})<extra></extra>",
+        )
+    ]
+
+
+def _lifted(flat: list, how: Scale) -> list:
+    """Return the marks of the flat views on the floor of the 3-D one."""
+    import plotly.graph_objects as go
+
+    symbols = {
+        "x-thin": "x",
+        "triangle-up-open": "diamond-open",
+        "triangle-down-open": "diamond-open",
+    }
+    floor = how.limits[0]
+    traces = []
+    for trace in flat:
+        symbol = symbols.get(trace.marker.symbol, trace.marker.symbol or "circle")
+        traces.append(
+            go.Scatter3d(
+                x=trace.x,
+                y=trace.y,
+                z=np.full(len(trace.x), floor),
+                mode=trace.mode.replace("+text", ""),
+                name=trace.name,
+                text=trace.text,
+                line={"color": COLORS[1], "width": 3},
+                marker={
+                    "symbol": symbol if symbol in ("x", "diamond-open") else "circle",
+                    "size": 4,
+                    "color": trace.marker.color,
+                },
+                showlegend=trace.showlegend,
+                hoverinfo="name" if trace.text is None else "text",
+            )
+        )
+    return traces
+
+
+def _slices(samples: Samples, how: Scale) -> "go.Figure":
+    """Draw the slices along the last axis, one at a time, with a slider."""
+    import plotly.graph_objects as go
+
+    figure, groups = go.Figure(), []
+    for index, coordinate in enumerate(samples.axes[2]):
+        part = Samples(
+            samples.name,
+            samples.axes[:2],
+            samples.values[:, :, index],
+            samples.labels[:2],
+            None,
+            {},
+        )
+        traces = [_cells(part, how), *_marks(part, how)]
+        groups.append((f"{coordinate:.4g}", len(figure.data), len(traces)))
+        for trace in traces:
+            figure.add_trace(trace)
+    middle = len(groups) // 2
+    steps = []
+    for label, start, count in groups:
+        shown = [start <= j < start + count for j in range(len(figure.data))]
+        steps.append({"label": label, "method": "update", "args": [{"visible": shown}]})
+    _, first, count = groups[middle]
+    for j, trace in enumerate(figure.data):
+        trace.visible = first <= j < first + count
+    figure.update_layout(
+        height=_HEIGHT + 60,
+        xaxis={"title": {"text": samples.labels[0]}},
+        yaxis={"title": {"text": samples.labels[1]}},
+        sliders=[
+            {
+                "active": middle,
+                "steps": steps,
+                "currentvalue": {"prefix": f"{samples.labels[2]}: "},
+                "pad": {"t": 48},
+            }
+        ],
+    )
+    return finish(figure)
