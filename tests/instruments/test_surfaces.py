@@ -42,6 +42,9 @@ class Pointwise(Landscape):
     def loss(self, points):
         return self.inner.loss(points)
 
+    def evaluate_each(self, points):
+        return [self.evaluate(point) for point in points]
+
     def evaluate(self, point):
         self.seen.append(point.clone())
         loss = float(self.inner.loss(point))

@@ -4,7 +4,7 @@ What surfaces and lines share: the plane that a worker holds, what is measured a
 point, the cutting into items, and putting the arrays together again.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -22,7 +22,7 @@ from thalweg.execution import (
     Store,
     execute,
 )
-from thalweg.landscapes import Landscape, LinearMap, combine, pull_back
+from thalweg.landscapes import Landscape, LinearMap, pull_back
 from thalweg.provenance import versions
 
 OK, NAN, POSITIVE_INFINITE, NEGATIVE_INFINITE, EXCEPTION, PENDING = range(6)
@@ -43,8 +43,8 @@ Quantity = Callable[["Plane", np.ndarray], Arrays]
 class Measurable(Protocol):
     """A landscape that is evaluated point by point: loss and metrics in one pass."""
 
-    def evaluate(self, point: Tensor) -> Mapping[str, float]:
-        """Return `loss` and the metrics."""
+    def evaluate_each(self, points: Iterable[Tensor]) -> Sequence[Mapping[str, float]]:
+        """Return `loss` and the metrics at each point, holding one at a time."""
         ...
 
 
@@ -69,12 +69,18 @@ class Plane:
 
     def points(self, coordinates: np.ndarray) -> Float[Tensor, "points dim"]:
         """Return the points at coordinates (points, k), each built from the center."""
-        c = torch.from_numpy(coordinates).to(self.center)
-        if not isinstance(self.basis, Tensor):
-            return self.center + combine(self.basis, c)
-        if len(c) == 1:
-            return torch.addmv(self.center, self.basis, c[0])[None]
-        return torch.addmm(self.center, c, self.basis.T)
+        if isinstance(self.basis, Tensor):
+            c = torch.from_numpy(coordinates).to(self.center)
+            return torch.addmm(self.center, c, self.basis.T)
+        return torch.stack(list(self.walk(coordinates)))
+
+    def walk(self, coordinates: np.ndarray) -> Iterator[Float[Tensor, " dim"]]:
+        """Yield the points one by one."""
+        for c in torch.from_numpy(coordinates).to(self.center):
+            if isinstance(self.basis, Tensor):
+                yield torch.addmv(self.center, self.basis, c)
+            else:
+                yield self.center + self.basis @ c
 
 
 class _Recipe:
@@ -133,7 +139,7 @@ def _chunk(plane: Plane, points: int) -> int:
     enough that a file and a message cost nothing; a batch stays within 8 MB of float64.
     """
     if plane.pointwise:
-        return min(64, -(-points // 128))
+        return min(64, -(-points // 64))
     fits = max(1, 2**20 // max(plane.center.numel(), 1))
     return max(1, min(1024, fits, -(-points // 16)))
 
@@ -168,43 +174,37 @@ def run_chunk(
     plane: Plane, quantity: Quantity, coordinates: np.ndarray, on_error: OnError
 ) -> Arrays:
     """Return the quantity at some points, and which of them failed."""
-    if plane.pointwise:
-        blocks = [coordinates[i : i + 1] for i in range(len(coordinates))]
-    else:
-        blocks = [coordinates]
-    parts: list[tuple[int, Arrays]] = []
-    for block in blocks:
-        try:
-            arrays = quantity(plane, block)
-        except Exception:
-            if on_error == "raise":
-                raise
-            if len(block) > 1:  # find which of them failed
-                singles = [run_chunk(plane, quantity, c[None], on_error) for c in block]
-                parts += [(1, arrays) for arrays in singles]
-                continue
-            arrays = {"failed": np.ones(1, bool)}
-        parts.append((len(block), {"failed": np.zeros(len(block), bool), **arrays}))
-    return _joined(parts)
+    try:
+        arrays = quantity(plane, coordinates)
+    except Exception:
+        if on_error == "raise":
+            raise
+        if len(coordinates) == 1:
+            return {"failed": np.ones(1, bool)}
+        # Find which of them failed.
+        singles = [run_chunk(plane, quantity, c[None], on_error) for c in coordinates]
+        return _joined([(1, arrays) for arrays in singles])
+    return {"failed": np.zeros(len(coordinates), bool), **arrays}
 
 
 def losses(plane: Plane, coordinates: np.ndarray) -> Arrays:
     """Measure the loss and, in the same pass, the metrics of each landscape."""
-    points = plane.points(coordinates)
     single = len(plane.landscapes) == 1
-    result: Arrays = {"failed": np.zeros(len(points), bool)}
+    result: Arrays = {"failed": np.zeros(len(coordinates), bool)}
     for name, land in plane.landscapes.items():
         if isinstance(land, Measurable):
             before = _failures(land)
-            rows = [land.evaluate(point) for point in points]
-            result["failed"] |= _failures(land) > before  # it records them itself
+            rows = land.evaluate_each(plane.walk(coordinates))
+            if _failures(land) > before:  # it records them itself, as NaN
+                result["failed"] |= np.isnan([row["loss"] for row in rows])
             for key in rows[0]:
                 metric = key if single else f"{name}_{key}"
                 column = name if key == "loss" else metric
                 result[column] = np.array([float(row[key]) for row in rows])
         else:
             with torch.no_grad():
-                result[name] = land.loss(points).double().cpu().numpy()
+                values = land.loss(plane.points(coordinates))
+            result[name] = values.double().cpu().numpy()
     return result
 
 

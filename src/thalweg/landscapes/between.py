@@ -1,6 +1,6 @@
 """The landscape over the affine span of checkpoints, their buffers moving too."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -89,6 +89,14 @@ class BetweenLandscape(Landscape):
         """Return loss and metrics from one forward pass."""
         c = self.point(point)
         return self.placed(c).evaluate(self.embed(c))
+
+    def evaluate_each(
+        self, points: Iterable[Float[Tensor, " k"]]
+    ) -> list[dict[str, float]]:
+        """Return loss and metrics at each point."""
+        if self._buffers is None:
+            return self.full.evaluate_each(self.embed(c) for c in points)
+        return [self.evaluate(c) for c in points]
 
     def metrics(self, point: Float[Tensor, " k"] | None = None) -> dict[str, float]:
         """Return the metrics at a point."""

@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, Self
 
@@ -209,8 +209,17 @@ class NetworkLandscape(Borrowing):
         Keys are "loss", then the metrics, and "loss_stderr" over the draws of a model
         averaged over its randomness.
         """
-        (total,) = self._totals(self.point(point)[None], metrics=True)
-        return total.named()
+        (found,) = self.evaluate_each([self.point(point)])
+        return found
+
+    def evaluate_each(
+        self, points: Iterable[Float[Tensor, " dim"]]
+    ) -> list[dict[str, float]]:
+        """Return loss and metrics at each point; the model is borrowed once for all.
+
+        The points may come from a generator: one is held at a time.
+        """
+        return [total.named() for total in self._totals(points, metrics=True)]
 
     def metrics(self, point: Float[Tensor, " dim"] | None = None) -> dict[str, float]:
         """Return the metrics at a point, each the mean over all its values."""
@@ -390,7 +399,9 @@ class NetworkLandscape(Borrowing):
 
     # Evaluation ---------------------------------------------------------------------
 
-    def _totals(self, points: Tensor, *, metrics: bool) -> list[Totals]:
+    def _totals(
+        self, points: Tensor | Iterable[Tensor], *, metrics: bool
+    ) -> list[Totals]:
         """Evaluate each point in place, in one working buffer, without a graph."""
         results = []
         with self._evaluating(), self._without_graph():
@@ -481,35 +492,39 @@ class NetworkLandscape(Borrowing):
         wide = self._decaying(point).to(self.accumulate)
         return self.weight_decay / 2 * (wide @ wide)
 
-    def _rows(self, points: Tensor) -> Iterator[Tensor]:
-        flat = points.detach().reshape(-1, self.dim)
-        if self._parameter_map.half:
-            self._warn_of_lost_steps(flat)
-        return iter(flat.to(dtype=self.dtype, device=self.device).unbind(0))
+    def _rows(self, points: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
+        if isinstance(points, Tensor):
+            points = points.detach().reshape(-1, self.dim).unbind(0)
+        warned = False
+        for point in points:
+            point = self._checked(point)
+            if self._parameter_map.half and not warned:
+                warned = self._warn_of_lost_step(point)
+            yield point.to(dtype=self.dtype, device=self.device)
 
     def _stacked(self, values: list[Tensor], like: Tensor) -> Tensor:
         if not values:
             return torch.empty(0, dtype=self.accumulate, device=like.device)
         return torch.stack(values)
 
-    def _warn_of_lost_steps(self, points: Tensor) -> None:
+    def _warn_of_lost_step(self, point: Tensor) -> bool:
         origin = self.origin
         assert origin is not None
         before = self._parameter_map.join(self._parameters(origin))
-        for point in points:
-            point = point.to(origin)
-            moved = point != origin
-            after = self._parameter_map.join(self._parameters(point))
-            changed = int(((after != before) & moved).sum())
-            if 2 * changed < int(moved.sum()):
-                warnings.warn(
-                    f"the step from the origin changes {changed} of "
-                    f"{int(moved.sum())} entries in the parameters' half precision; "
-                    "give `dtype=torch.float32` to evaluate there",
-                    PrecisionWarning,
-                    stacklevel=4,
-                )
-                return
+        point = point.to(origin)
+        moved = point != origin
+        after = self._parameter_map.join(self._parameters(point))
+        changed = int(((after != before) & moved).sum())
+        lost = 2 * changed < int(moved.sum())
+        if lost:
+            warnings.warn(
+                f"the step from the origin changes {changed} of "
+                f"{int(moved.sum())} entries in the parameters' half precision; "
+                "give `dtype=torch.float32` to evaluate there",
+                PrecisionWarning,
+                stacklevel=4,
+            )
+        return lost
 
     def _on(self, data: Batches) -> "NetworkLandscape":
         other = copy.copy(self)
