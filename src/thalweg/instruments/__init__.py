@@ -12,6 +12,7 @@ from thalweg.instruments.directions import (
 )
 from thalweg.instruments.eigenpairs import Eigenpairs, top_eigenpairs
 from thalweg.instruments.estimates import Estimate
+from thalweg.instruments.flatness import SharpnessResult, sharpness, sharpness_table
 from thalweg.instruments.lines import line
 from thalweg.instruments.local_directions import (
     gradient_direction,
@@ -43,6 +44,10 @@ from thalweg.instruments.surfaces import (
 from thalweg.instruments.traces import trace
 
 __all__ = [
+    # flatness
+    "SharpnessResult",
+    "sharpness",
+    "sharpness_table",
     # worst cases
     "Ascent",
     "ascend",

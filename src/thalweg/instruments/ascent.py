@@ -5,7 +5,7 @@ Sharpness, robust training and the attacks of certification all climb with it.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -22,11 +22,23 @@ from thalweg.instruments.projections import (
     steepest,
     uniform_in_ball,
 )
-from thalweg.landscapes import Landscape
 
 Rule = Literal["sign", "gradient", "adam"]
 Starts = Literal["center", "uniform"]
-Objective = Callable[[Tensor], Tensor] | Landscape
+
+
+@runtime_checkable
+class Differentiable(Protocol):
+    """What knows its own gradient; every landscape does."""
+
+    def loss(self, points: Tensor, /) -> Tensor:
+        """Return one value a row."""
+
+    def value_and_gradient(self, points: Tensor, /) -> tuple[Tensor, Tensor]:
+        """Return one value and one gradient a row."""
+
+
+Objective = Callable[[Tensor], Tensor] | Differentiable
 
 _LONGEST = 10.0  # of the automatic steps, in radii a gradient norm
 
@@ -283,11 +295,13 @@ def _rows(values: Tensor, like: Tensor) -> Tensor:
 
 def _value(f: Objective, point: Tensor) -> Tensor:
     with torch.no_grad():
-        return _checked(f.loss(point) if hasattr(f, "loss") else f(point), point)
+        return _checked(
+            f.loss(point) if isinstance(f, Differentiable) else f(point), point
+        )
 
 
 def _value_and_gradient(f: Objective, point: Tensor) -> tuple[Tensor, Tensor]:
-    if hasattr(f, "value_and_gradient"):
+    if isinstance(f, Differentiable):
         value, gradient = f.value_and_gradient(point)
         return _checked(value, point), gradient.detach()
     with torch.enable_grad():
