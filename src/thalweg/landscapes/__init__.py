@@ -3,6 +3,15 @@
 from thalweg.landscapes.base import Landscape, RestrictedLandscape
 from thalweg.landscapes.batch_norm import interpolate_buffers, recalibrate
 from thalweg.landscapes.between import BetweenLandscape
+from thalweg.landscapes.curvature import (
+    EmpiricalFisherOperator,
+    FisherOperator,
+    GaussNewtonOperator,
+    GradientCovariance,
+    NetworkHessian,
+    NoiseScale,
+    free_memory,
+)
 from thalweg.landscapes.inputs import InputLandscape
 from thalweg.landscapes.layout import Block, Layout
 from thalweg.landscapes.linear_maps import LinearMap, column, combine, pull_back
@@ -14,6 +23,7 @@ from thalweg.landscapes.operators import (
     MatrixOperator,
 )
 from thalweg.landscapes.quadratic import Quadratic
+from thalweg.landscapes.secant import secant_curvature
 
 __all__ = [
     # landscapes
@@ -34,6 +44,15 @@ __all__ = [
     "IdentityOperator",
     "LinearOperator",
     "MatrixOperator",
+    # curvature of a network
+    "EmpiricalFisherOperator",
+    "FisherOperator",
+    "GaussNewtonOperator",
+    "GradientCovariance",
+    "NetworkHessian",
+    "NoiseScale",
+    "free_memory",
+    "secant_curvature",
     # bases
     "LinearMap",
     "column",

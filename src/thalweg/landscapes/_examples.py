@@ -27,7 +27,7 @@ def losses(land: "Borrowing", point: Tensor) -> tuple[Tensor, Tensor]:
     with land._evaluating(point), land._without_graph():
         parameters = land._parameters(point.detach())
         for batch in land._batches():
-            rows, batch_loss = _batch_rows(land, parameters, batch)
+            rows, batch_loss = batch_rows(land, parameters, batch)
             values.append(rows[0].detach().to(land.accumulate))
             weights.append(rows[1].detach().to(land.accumulate))
             whole.append(batch_loss)
@@ -88,9 +88,10 @@ def gradients(
                 yield result or _looped_gradients(land, parameters, piece)
 
 
-def _batch_rows(
+def batch_rows(
     land: "Borrowing", parameters: Mapping[str, Tensor], batch: Batch
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Any]]:
+    """Return (losses, weights) of a batch's rows, and of the batch; differentiable."""
     if land.objective.form == "output":
         output = land._batch_output(parameters, batch)
         whole = land._output_loss(output, batch)

@@ -19,13 +19,14 @@ from thalweg.landscapes._metrics import Metrics, Totals
 from thalweg.landscapes._objective import Objective, resolve_form
 from thalweg.landscapes._state import install
 from thalweg.landscapes.between import BetweenLandscape
+from thalweg.landscapes.curvature import CurvatureMethods
 from thalweg.landscapes.parameters import Parameters, Selection, Workspace
 from thalweg.provenance import fingerprint
 
 BUFFERS = ("freeze", "recalibrate", "interpolate")
 
 
-class NetworkLandscape(Borrowing):
+class NetworkLandscape(CurvatureMethods, Borrowing):
     """L(theta) = sum_b w_b L_b(theta) / sum_b w_b + (lambda / 2) |theta|^2.
 
     L_b is the loss of batch b, w_b its weight (its rows, unless said otherwise), lambda

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from thalweg.errors import AsymmetryError, InputError, StructureError
 from thalweg.landscapes.layout import Layout
-from thalweg.landscapes.linear_maps import LinearMap, column
+from thalweg.landscapes.linear_maps import LinearMap, check_basis, column
 
 if TYPE_CHECKING:
     import scipy.sparse.linalg
@@ -64,7 +64,7 @@ class LinearOperator(ABC):
 
     def _products(self, V: Float[Tensor, "dim k"]) -> Float[Tensor, "dim k"]:
         """Return A V; overridden where many columns at once are cheaper."""
-        return torch.stack([self._product(v) for v in V.unbind(1)], dim=1)
+        return torch.stack([self._product(v) for v in columns(V)], dim=1)
 
     def __matmul__(self, x: Float[Tensor, "dim *k"]) -> Float[Tensor, "dim *k"]:
         if x.ndim not in (1, 2) or x.shape[0] != self.dim:
@@ -76,6 +76,7 @@ class LinearOperator(ABC):
             x = x.to(dtype=self.dtype, device=self.device)
         if x.ndim == 1:
             self.products += 1
+            x = x.contiguous()
             y = self._product(x)
             self._check(x, y)
             return y
@@ -169,9 +170,14 @@ class LinearOperator(ABC):
         Costs k products here (one more with `rhs`); operators that know a square root
         override it.
         """
+        check_basis(U, self.dim)
         k = U.shape[1]
         rows = [U.T @ (self @ column(U, j, self)) for j in range(k)]
-        matrix = torch.stack(rows) if rows else torch.empty(0, 0, dtype=self.dtype)
+        matrix = (
+            torch.stack(rows)
+            if rows
+            else torch.empty(0, 0, dtype=self.dtype, device=self.device)
+        )
         matrix = (matrix + matrix.T) / 2
         if rhs is None:
             return matrix
@@ -192,6 +198,11 @@ class LinearOperator(ABC):
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def columns(V: Float[Tensor, "dim k"]) -> list[Tensor]:
+    """Return the columns, each contiguous: kernels round by layout and alignment."""
+    return [v.contiguous() for v in V.unbind(1)]
 
 
 class FunctionOperator(LinearOperator):
@@ -273,6 +284,7 @@ class SumOperator(LinearOperator):
         self, U: "LinearMap", rhs: Tensor | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Project each term by its own cheapest route."""
+        self.products += U.shape[1] + (rhs is not None)
         first, second = (term.project(U, rhs) for term in self.terms)
         if isinstance(first, tuple) and isinstance(second, tuple):
             return first[0] + second[0], first[1] + second[1]
@@ -307,6 +319,7 @@ class ScaledOperator(LinearOperator):
         self, U: "LinearMap", rhs: Tensor | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Scale the projection of A."""
+        self.products += U.shape[1] + (rhs is not None)
         result = self.operator.project(U, rhs)
         if isinstance(result, tuple):
             return self.scale * result[0], self.scale * result[1]
