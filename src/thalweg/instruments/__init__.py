@@ -3,6 +3,7 @@
 from thalweg.instruments.ascent import Ascent, ascend
 from thalweg.instruments.barriers import Barrier, barrier
 from thalweg.instruments.densities import smooth_density, spectral_density
+from thalweg.instruments.diagonals import DiagonalEstimate, block_traces, diagonal
 from thalweg.instruments.directions import (
     Directions,
     Projection,
@@ -77,8 +78,11 @@ __all__ = [
     "surface",
     "surface_at_points",
     # spectra
+    "DiagonalEstimate",
     "Eigenpairs",
     "Estimate",
+    "block_traces",
+    "diagonal",
     "effective_dimension",
     "log_determinant",
     "mass_below_zero",

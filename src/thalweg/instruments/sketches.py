@@ -11,6 +11,8 @@ from thalweg.errors import InputError
 from thalweg.landscapes import LinearOperator
 from thalweg.seeding import normal, rademacher
 
+_BLOCK = 32  # unit vectors multiplied at a time
+
 
 def sign_probe(A: LinearOperator, seed: int, name: str, index: int) -> Tensor:
     """Return the Rademacher vector that belongs to (seed, name, index)."""
@@ -40,6 +42,17 @@ def multiply(A: LinearOperator, rows: Float[Tensor, "b dim"]) -> Float[Tensor, "
     if not bool(torch.isfinite(products).all()):
         raise InputError(f"a product of this {type(A).__name__} is not finite")
     return products
+
+
+def exact_diagonal(A: LinearOperator) -> Float[Tensor, " dim"]:
+    """Return the diagonal in float64 from `dim` products with unit vectors."""
+    diagonal = torch.empty(A.dim, dtype=torch.float64, device=A.device)
+    for start in range(0, A.dim, _BLOCK):
+        rows = torch.arange(min(_BLOCK, A.dim - start), device=A.device)
+        units = torch.zeros(len(rows), A.dim, dtype=A.dtype, device=A.device)
+        units[rows, start + rows] = 1
+        diagonal[start + rows] = multiply(A, units)[rows, start + rows].double()
+    return diagonal
 
 
 class RangeSketch:

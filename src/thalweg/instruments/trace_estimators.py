@@ -201,15 +201,21 @@ def leave_one_out(
 
     where r_i = QᵀAω_i is column i of R.
     """
-    from scipy.linalg import solve_triangular
-
     k = len(quadratic)
-    S = solve_triangular(R, np.eye(k), trans="T", lower=False)
-    S /= np.linalg.norm(S, axis=0)
+    S, _ = unit_leave_one_out(R)
     overlap = (S * W).sum(0)
     outside = remainders(H, W - S * overlap, R, quadratic)
     factor = (n - k + 1) / (n - (W**2).sum(0) + overlap**2)
     return np.trace(H) - (S * (H @ S)).sum(0) + factor * outside
+
+
+def unit_leave_one_out(R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return S, the columns of R⁻ᵀ scaled to norm 1, and the scales s_i.r_i."""
+    from scipy.linalg import solve_triangular
+
+    S = solve_triangular(R, np.eye(len(R)), trans="T", lower=False)
+    scales = 1 / np.linalg.norm(S, axis=0)
+    return S * scales, scales
 
 
 def remainders(

@@ -9,7 +9,7 @@ import torch
 from thalweg.errors import ConvergenceWarning, InputError
 from thalweg.instruments.eigenpairs import DEFAULT_MEMORY
 from thalweg.instruments.estimates import Estimate
-from thalweg.instruments.sketches import multiply
+from thalweg.instruments.sketches import exact_diagonal
 from thalweg.instruments.trace_estimators import (
     Hutchinson,
     HutchPlusPlus,
@@ -20,7 +20,6 @@ from thalweg.landscapes import LinearOperator
 Method = Literal["xtrace", "hutch++", "hutchinson"]
 _FIRST = {"xtrace": 20, "hutch++": 24, "hutchinson": 16}  # products before a stop
 _PER_PROBE = {"xtrace": 2, "hutch++": 3, "hutchinson": 1}
-_BLOCK = 64
 
 
 def trace(
@@ -125,11 +124,5 @@ def _estimator(
 
 
 def _exact(A: LinearOperator, spent: int) -> Estimate:
-    """Sum the diagonal, unit vector by unit vector."""
-    total = 0.0
-    for start in range(0, A.dim, _BLOCK):
-        rows = torch.arange(min(_BLOCK, A.dim - start), device=A.device)
-        units = torch.zeros(len(rows), A.dim, dtype=A.dtype, device=A.device)
-        units[rows, start + rows] = 1
-        total += float(multiply(A, units)[rows, start + rows].double().sum())
+    total = float(exact_diagonal(A).sum())
     return Estimate(total, 0.0, spent + A.dim, "exact")
