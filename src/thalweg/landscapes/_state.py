@@ -47,7 +47,10 @@ class RandomState:
 def seed_all(seed: int, *key: int | str) -> None:
     """Seed the global generators; only inside `preserved_random`."""
     value = derive(seed, *key)
-    torch.manual_seed(value)
+    # Not torch.manual_seed: it queues calls, with stack traces, for absent devices.
+    torch.default_generator.manual_seed(value)
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(value)
     random.seed(value)
     np.random.seed(value % 2**32)
 
