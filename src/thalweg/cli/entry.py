@@ -22,12 +22,13 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         from thalweg.provenance import versions
 
         typer.echo(f"thalweg {versions()['thalweg']}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
