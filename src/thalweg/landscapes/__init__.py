@@ -3,6 +3,7 @@
 from thalweg.landscapes.base import Landscape, RestrictedLandscape
 from thalweg.landscapes.batch_norm import interpolate_buffers, recalibrate
 from thalweg.landscapes.between import BetweenLandscape
+from thalweg.landscapes.checkpoints import read_checkpoint
 from thalweg.landscapes.curvature import (
     EmpiricalFisherOperator,
     FisherOperator,
@@ -24,6 +25,7 @@ from thalweg.landscapes.operators import (
 )
 from thalweg.landscapes.quadratic import Quadratic
 from thalweg.landscapes.secant import secant_curvature
+from thalweg.landscapes.targets import Recipe, Target, load_target
 
 __all__ = [
     # landscapes
@@ -36,6 +38,11 @@ __all__ = [
     # buffers
     "interpolate_buffers",
     "recalibrate",
+    # TARGET and checkpoints
+    "Recipe",
+    "Target",
+    "load_target",
+    "read_checkpoint",
     # how a point is read
     "Block",
     "Layout",

@@ -29,7 +29,13 @@ from thalweg.landscapes._state import (
 from thalweg.landscapes._trees import take_rows
 from thalweg.landscapes.base import Landscape
 from thalweg.landscapes.batch_norm import has_batch_norm, recalibrate
-from thalweg.landscapes.parameters import Parameters, Selection, Workspace, matches
+from thalweg.landscapes.parameters import (
+    Parameters,
+    Selection,
+    Workspace,
+    all_names,
+    matches,
+)
 
 
 class Borrowing(Landscape):
@@ -53,6 +59,7 @@ class Borrowing(Landscape):
     _constant_slots: dict[str, list[Slot]]
     _buffer_slots: dict[str, list[Slot]]
     _held: dict[str, Tensor]
+    _aliases: dict[str, tuple[str, ...]]
     _workspace: Workspace | None
     _prepared: bool
     _rows_checked: bool
@@ -279,14 +286,20 @@ class Borrowing(Landscape):
             for name, places in slots.items()
             if name not in self._parameter_map.slots
         }
+        constants = current(self._constant_slots, "_parameters")
         self._constants = {
             name: tensor.detach().to(self.device, cast(tensor))
-            for name, tensor in current(self._constant_slots, "_parameters").items()
+            for name, tensor in constants.items()
         }
         self._buffer_slots = tensor_slots(self.model, "_buffers")
+        buffers = current(self._buffer_slots, "_buffers")
         self._held = {
             name: tensor.detach().to(self.device, cast(tensor), copy=True)
-            for name, tensor in current(self._buffer_slots, "_buffers").items()
+            for name, tensor in buffers.items()
+        }
+        names = all_names(self.model)
+        self._aliases = self._parameter_map.aliases | {
+            name: names[id(tensor)] for name, tensor in (constants | buffers).items()
         }
         self._workspace = None
         self._prepared = self._rows_checked = self._moving = False

@@ -20,7 +20,12 @@ from thalweg.landscapes._objective import Objective, resolve_form
 from thalweg.landscapes._state import install
 from thalweg.landscapes.between import BetweenLandscape
 from thalweg.landscapes.curvature import CurvatureMethods
-from thalweg.landscapes.parameters import Parameters, Selection, Workspace
+from thalweg.landscapes.parameters import (
+    Parameters,
+    Selection,
+    Workspace,
+    match_state,
+)
 from thalweg.provenance import fingerprint
 
 BUFFERS = ("freeze", "recalibrate", "interpolate")
@@ -307,6 +312,38 @@ class NetworkLandscape(CurvatureMethods, Borrowing):
             other.buffers = "freeze"
         return other
 
+    def with_state(self, state: Mapping[str, Tensor] | nn.Module) -> Self:
+        """Return the landscape of a checkpoint: standing at it, its buffers, constants.
+
+        The model is not changed; the state's frozen entries and buffers are used in its
+        place.
+
+        Raises:
+            StructureError: Names missing or unexpected (listed), or shapes that differ.
+        """
+        if isinstance(state, nn.Module):
+            state = state.state_dict()
+        own = self.model.state_dict()
+        fixed = {n: v for n, v in (self._constants | self._held).items() if n in own}
+        optional = {n for n in fixed if n.endswith("num_batches_tracked")}
+        fixed = {n: v for n, v in fixed.items() if n in state or n not in optional}
+        wanted = {n: tuple(own[n].shape) for n in self.layout.names} | {
+            n: tuple(v.shape)
+            for n, v in fixed.items()
+            if n in state or n not in optional
+        }
+        taken = match_state(state, wanted, self._aliases, optional)
+        other = self.with_buffers({n: taken[n] for n in self._held if n in taken})
+        other._constants = self._constants | {
+            name: taken[name].detach().to(constant)
+            for name, constant in self._constants.items()
+        }
+        other.origin = self._parameter_map.join(
+            {n: taken[n] for n in self.layout.names}
+        )
+        other._prepared = False
+        return other
+
     def between(
         self, *states: "nn.Module | Mapping[str, Tensor] | Tensor"
     ) -> BetweenLandscape:
@@ -345,9 +382,12 @@ class NetworkLandscape(CurvatureMethods, Borrowing):
             name: value.detach().clone() if isinstance(value, Tensor) else value
             for name, value in self.model.state_dict().items()
         }
-        state |= {n: b.clone() for n, b in self._held.items() if n in state}
+        for name, value in (self._held | self._constants).items():
+            for alias in self._aliases[name]:
+                if alias in state:
+                    state[alias] = value.clone()
         for name, tensor in self._parameters(self._checked(point)).items():
-            for alias in self._parameter_map.aliases[name]:
+            for alias in self._aliases[name]:
                 state[alias] = tensor.clone()
         return state
 

@@ -57,7 +57,8 @@ class Parameters:
         self.device = next(iter(devices)) if device is None else device
         self.dtype = _point_dtype(self.dtypes.values())
         self.layout = _layout(self.slots, first)
-        self.aliases = _aliases(model, self.slots)
+        names = all_names(model)
+        self.aliases = {name: names[id(tensor)] for name, tensor in first.items()}
         self._sizes = [block.size for block in self.layout.blocks]
 
     @property
@@ -104,32 +105,61 @@ class Parameters:
         """Return the point of a state dict; entries of `known` are passed over.
 
         Raises:
-            StructureError: Names missing or unexpected (listed), a shape that differs,
-                or two names of one tied parameter that disagree.
+            StructureError: As `match_state`.
         """
-        chosen, missing = {}, []
-        used = set(known)
-        for name in self.slots:
-            names = self.aliases[name]
-            used.update(names)
-            given = [alias for alias in names if alias in state]
-            if not given:
-                missing.append(name)
-                continue
-            chosen[name] = state[given[0]]
-            for alias in given[1:]:
-                if not torch.equal(state[alias], chosen[name]):
-                    raise StructureError(
-                        f"{given[0]!r} and {alias!r} are one tied parameter of the "
-                        "model, but their values in the state dict differ"
-                    )
-        unexpected = [name for name in state if name not in used]
-        if missing or unexpected:
+        wanted = {
+            block.name: block.shape[:-1]
+            if self.dtypes[block.name].is_complex
+            else block.shape
+            for block in self.layout.blocks
+        }
+        return self.join(match_state(state, wanted, self.aliases, known))
+
+
+def match_state(
+    state: Mapping[str, Tensor],
+    wanted: Mapping[str, tuple[int, ...]],
+    aliases: Mapping[str, tuple[str, ...]],
+    known: set[str],
+) -> dict[str, Tensor]:
+    """Return the tensors of a state dict that are wanted, under their first names.
+
+    Args:
+        state: The state dict; a tied tensor may stand under any of its names.
+        wanted: Name -> shape.
+        aliases: Name -> all names of the tensor.
+        known: Further names that are passed over.
+
+    Raises:
+        StructureError: Names missing or unexpected (listed), a shape that differs, or
+            two names of one tied tensor that disagree.
+    """
+    chosen, missing, used = {}, [], set(known)
+    for name, shape in wanted.items():
+        used.update(aliases[name])
+        given = [alias for alias in aliases[name] if alias in state]
+        if not given:
+            missing.append(name)
+            continue
+        chosen[name] = state[given[0]]
+        if tuple(chosen[name].shape) != tuple(shape):
             raise StructureError(
-                "the state dict does not fit the model: "
-                f"missing {_some(missing)}; unexpected {_some(unexpected)}"
+                f"{given[0]!r} has shape {tuple(chosen[name].shape)} in the state "
+                f"dict, {tuple(shape)} in the model"
             )
-        return self.join(chosen)
+        for alias in given[1:]:
+            if not torch.equal(state[alias], chosen[name]):
+                raise StructureError(
+                    f"{given[0]!r} and {alias!r} are one tied tensor of the model, but "
+                    "their values in the state dict differ"
+                )
+    unexpected = [name for name in state if name not in used]
+    if missing or unexpected:
+        raise StructureError(
+            f"the state dict does not fit the model: missing {_some(missing)}; "
+            f"unexpected {_some(unexpected)}"
+        )
+    return chosen
 
 
 class Workspace:
@@ -196,6 +226,15 @@ def _selected(
     return trainable
 
 
+def all_names(model: nn.Module) -> dict[int, tuple[str, ...]]:
+    """Return all dotted names of each parameter and buffer, by the tensor's id."""
+    names: dict[int, tuple[str, ...]] = {}
+    for named in (model.named_parameters, model.named_buffers):
+        for name, tensor in named(remove_duplicate=False):
+            names[id(tensor)] = (*names.get(id(tensor), ()), name)
+    return names
+
+
 def matches(selection: Selection, name: str, slot: Slot) -> bool:
     """Say whether a parameter is one of a selection by patterns or predicate."""
     if selection is None:
@@ -234,15 +273,6 @@ def _filters(owner: nn.Module, tensor: Tensor) -> tuple[int | None, int]:
     if isinstance(owner, transposed):
         return 1, owner.groups
     return 0, 1
-
-
-def _aliases(
-    model: nn.Module, slots: dict[str, list[Slot]]
-) -> dict[str, tuple[str, ...]]:
-    names: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(name)
-    return {name: tuple(names[id(_tensor(s[0]))]) for name, s in slots.items()}
 
 
 _COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
