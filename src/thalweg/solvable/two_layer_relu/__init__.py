@@ -1,5 +1,6 @@
 """Exact landscape of two-layer ReLU teacher-student networks under Gaussian inputs."""
 
+from thalweg.solvable.two_layer_relu.descent import KIND, STATUS, Descents
 from thalweg.solvable.two_layer_relu.kernel import (
     relu_kernel,
     relu_loss,
@@ -16,6 +17,10 @@ __all__ = [
     "relu_kernel",
     "relu_loss",
     "student_loss",
+    # descents to minima
+    "KIND",
+    "STATUS",
+    "Descents",
     # dimension reduction
     "Reduction",
     "Spectrum",

@@ -79,11 +79,13 @@ class Curvature:
             _scaled(u[..., :, None, :] + sign * u[..., None, :, :], sin)
             for sign in (1, -1)
         )
-        H = plus[..., :, None] * plus[..., None, :]  # (..., i, j, d, d)
-        H -= minus[..., :, None] * minus[..., None, :]
-        H.diagonal(dim1=-2, dim2=-1).add_(self.angular[..., :K, None])
-        H.diagonal(dim1=-4, dim2=-3).copy_(self.diagonal_blocks().movedim(-3, -1))
-        return H.transpose(-3, -2).reshape(*H.shape[:-4], K * d, K * d)
+        H = u.new_empty(*u.shape[:-2], K, d, K, d)
+        torch.mul(plus.mT[..., None], plus[..., :, None, :, :], out=H)
+        H.addcmul_(minus.mT[..., None], minus[..., :, None, :, :], value=-1)
+        identity = H.diagonal(dim1=-3, dim2=-1)  # (..., i, j, d)
+        identity.add_(self.angular[..., :K, None])
+        H.diagonal(dim1=-4, dim2=-2).copy_(self.diagonal_blocks().movedim(-3, -1))
+        return H.reshape(*H.shape[:-4], K * d, K * d)
 
     def product(self, X: Tensor) -> Tensor:
         """Return (HX)_i = Σ_j H_ij x_j for X of shape (..., K, d); O((K² + KM) d)."""

@@ -14,6 +14,7 @@ from thalweg.solvable.two_layer_relu.checks import (
     check_neurons,
 )
 from thalweg.solvable.two_layer_relu.derivatives import Curvature
+from thalweg.solvable.two_layer_relu.descent import Descents, Method, find_minima
 from thalweg.solvable.two_layer_relu.reduction import Reduction, Spectrum
 
 
@@ -172,6 +173,45 @@ class ReLUTeacherStudent(Landscape):
         weights = self._student(W)
         check_neurons(weights, self.V)
         return reduction.spectrum(weights, self.V, self.d if d is None else d)
+
+    # Minima -------------------------------------------------------------------------
+
+    def find_minima(
+        self,
+        n_starts: int,
+        *,
+        init: str | Array = "gaussian",
+        scale: float | None = None,
+        tol: float = 1e-10,
+        loss_tol: float | None = None,
+        max_iter: int | None = None,
+        seed: int = 0,
+        method: Method = "auto",
+        escape_saddles: bool = True,
+    ) -> Descents:
+        """Descend from random students in R^d to certified minima, all at once.
+
+        See `thalweg.solvable.two_layer_relu.descent.find_minima` for the method. The
+        fractions of starts that reach each minimum depend on the optimizer and on the
+        scale of the start; the minima do not.
+
+        Raises:
+            InputError: n_starts < 1, or another argument that cannot be used.
+        """
+        return find_minima(
+            self.V,
+            self.K,
+            n_starts,
+            init=init,
+            scale=scale,
+            d=self.d,
+            tol=tol,
+            loss_tol=loss_tol,
+            max_iter=max_iter,
+            seed=seed,
+            method=method,
+            escape_saddles=escape_saddles,
+        )
 
 
 class ReLUHessian(LinearOperator):
