@@ -20,6 +20,7 @@ from thalweg.instruments.local_directions import (
     hessian_directions,
     random_directions,
 )
+from thalweg.instruments.merge_trees import MergeTree, merge_tree, neighbor_edges
 from thalweg.instruments.normalization import normalize
 from thalweg.instruments.planes import (
     Checkpoint,
@@ -42,6 +43,7 @@ from thalweg.instruments.surfaces import (
     surface,
     surface_at_points,
 )
+from thalweg.instruments.topology import Pairs, bottleneck_distance, persistence
 from thalweg.instruments.traces import trace
 
 __all__ = [
@@ -49,6 +51,13 @@ __all__ = [
     "SharpnessResult",
     "sharpness",
     "sharpness_table",
+    # topology
+    "MergeTree",
+    "Pairs",
+    "bottleneck_distance",
+    "merge_tree",
+    "neighbor_edges",
+    "persistence",
     # worst cases
     "Ascent",
     "ascend",

@@ -1,0 +1,335 @@
+"""The merge tree of sublevel sets by union-find, on grids and on graphs."""
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+
+from thalweg.errors import InputError, MissingExtraError
+from thalweg.instruments.topology import (
+    Connectivity,
+    Pairs,
+    check_connectivity,
+    make_pairs,
+    read_values,
+)
+
+if TYPE_CHECKING:
+    import networkx
+    import xarray
+
+
+@dataclass(frozen=True)
+class MergeTree:
+    """How the components of the sublevel sets join as the level rises.
+
+    Nodes are the minima and the saddles where components join; children come before
+    their parents.
+
+    Args:
+        pairs: Births and deaths, as `ti.persistence` gives them.
+        vertex: Flat index of the sample at each node.
+        value: Value there.
+        parent: Node of the saddle above, -1 at a root.
+        descent: For every sample the flat index of the minimum that steepest descent
+            over neighbors reaches.
+        joins: For every minimum but the essential ones: its persistence and the
+            minimum on the other side of its saddle.
+        heights: The value of every sample, flat; NaN as +inf.
+    """
+
+    pairs: Pairs
+    vertex: np.ndarray
+    value: np.ndarray
+    parent: np.ndarray
+    descent: np.ndarray
+    joins: dict[int, tuple[float, int]]
+    heights: np.ndarray
+
+    def basins(self, threshold: float = 0.0) -> np.ndarray:
+        """Return for every sample the flat index of the minimum of its basin.
+
+        Minima of at most `threshold` persistence give their basin to the one across
+        their saddle. Shape: that of the grid.
+        """
+        survivor: dict[int, int] = {}
+        for minimum in np.unique(self.descent).tolist():
+            passed = []
+            while minimum not in survivor:
+                passed.append(minimum)
+                depth, other = self.joins.get(minimum, (np.inf, minimum))
+                if depth > threshold:
+                    survivor[minimum] = minimum
+                else:
+                    minimum = other
+            for each in passed:
+                survivor[each] = survivor[minimum]
+        minima, inverse = np.unique(self.descent, return_inverse=True)
+        labels = np.array([survivor[m] for m in minima.tolist()])
+        return labels[inverse].reshape(self.pairs.shape)
+
+    def volumes(self, threshold: float = 0.0) -> dict[int, float]:
+        """Return the share of the samples in each basin, by flat index, largest first.
+
+        Samples of +inf (and NaN) belong to no basin and do not count.
+        """
+        labels = self.basins(threshold).reshape(-1)[self.heights < np.inf]
+        minima, counts = np.unique(labels, return_counts=True)
+        order = np.argsort(-counts, kind="stable")
+        total = max(1, len(labels))
+        return {int(minima[i]): float(counts[i] / total) for i in order}
+
+    def newick(self) -> str:
+        """Return the tree in Newick form, branch lengths in units of the value.
+
+        Leaves are named `m` and saddles `s`, each with its flat index; one line a
+        component.
+        """
+        texts: list[str] = []
+        children: list[list[str]] = [[] for _ in self.vertex]
+        for node, above in enumerate(self.parent.tolist()):
+            inner = children[node]
+            name = f"{'s' if inner else 'm'}{self.vertex[node]}"
+            text = f"({','.join(inner)}){name}" if inner else name
+            if above < 0:
+                texts.append(f"{text};")
+            else:
+                length = self.value[above] - self.value[node]
+                children[above].append(f"{text}:{length:.17g}")
+            children[node] = []
+        return "\n".join(texts)
+
+    def to_networkx(self) -> "networkx.DiGraph":
+        """Return the tree as a directed graph from parents to children.
+
+        Raises:
+            MissingExtraError: networkx is not installed.
+        """
+        try:
+            import networkx
+        except ImportError:
+            raise MissingExtraError(
+                "a graph needs networkx: pip install networkx"
+            ) from None
+        graph = networkx.DiGraph()
+        for node, (vertex, value) in enumerate(
+            zip(self.vertex.tolist(), self.value.tolist(), strict=True)
+        ):
+            graph.add_node(node, vertex=vertex, value=value)
+        edges = enumerate(self.parent.tolist())
+        graph.add_edges_from((above, node) for node, above in edges if above >= 0)
+        return graph
+
+
+def merge_tree(
+    surface: "xarray.Dataset | xarray.DataArray | np.ndarray | Tensor",
+    edges: np.ndarray | Tensor | None = None,
+    *,
+    connectivity: Connectivity = "axis",
+    variable: str = "loss",
+) -> MergeTree:
+    """Return the merge tree of the sublevel sets of a surface or of scattered samples.
+
+    Samples are added in the order of (value, index). One that touches no component is
+    a minimum; one that touches several is a saddle, where all but the deepest die (the
+    elder rule, ties by index). O(M log M) for M samples.
+
+    Args:
+        surface: Dataset of `ti.surface`, values on a grid, or values (M,) with `edges`.
+        edges: Pairs (E, 2) of neighboring samples, see `ti.neighbor_edges`; the grid's
+            own by default.
+        connectivity: Neighbors on a grid: "axis", or "full" with the diagonals.
+        variable: Variable of the Dataset.
+
+    Raises:
+        InputError: There are no values, or edges name samples that do not exist.
+    """
+    check_connectivity(connectivity)
+    values, nonfinite = read_values(surface, variable)
+    if edges is None:
+        links = grid_edges(values.shape, connectivity)
+    else:
+        links = np.asarray(edges, dtype=np.int64).reshape(-1, 2)
+        if values.ndim != 1:
+            raise InputError(
+                f"edges join samples of shape (M,), got values of shape {values.shape}"
+            )
+        if links.size and not 0 <= links.min() <= links.max() < values.size:
+            raise InputError(
+                f"edges must join samples 0 to {values.size - 1}, got {links.min()} "
+                f"to {links.max()}"
+            )
+    sweep = _Sweep(values.reshape(-1), links)
+    births = np.array(sweep.births, dtype=np.int64)
+    saddles = np.array(sweep.saddles, dtype=np.int64)
+    return MergeTree(
+        pairs=make_pairs(values, births, saddles, nonfinite),
+        vertex=np.array(sweep.vertex, dtype=np.int64),
+        value=values.reshape(-1)[sweep.vertex],
+        parent=np.array(sweep.parent, dtype=np.int64),
+        descent=np.array(sweep.descent, dtype=np.int64),
+        joins=sweep.joins,
+        heights=values.reshape(-1),
+    )
+
+
+def grid_edges(shape: tuple[int, ...], connectivity: str = "axis") -> np.ndarray:
+    """Return the pairs (E, 2) of neighboring flat indices of a grid."""
+    index = np.arange(int(np.prod(shape))).reshape(shape)
+    parts = [np.empty((0, 2), dtype=np.int64)]
+    for step in itertools.product((-1, 0, 1), repeat=len(shape)):
+        forward = step > (0,) * len(shape)
+        if not forward or (connectivity == "axis" and sum(map(abs, step)) > 1):
+            continue
+        here = tuple(
+            slice(max(0, -s), n - max(0, s)) for s, n in zip(step, shape, strict=True)
+        )
+        there = tuple(
+            slice(max(0, s), n - max(0, -s)) for s, n in zip(step, shape, strict=True)
+        )
+        parts.append(np.stack([index[here].ravel(), index[there].ravel()], axis=1))
+    return np.concatenate(parts)
+
+
+def neighbor_edges(
+    points: np.ndarray | Tensor, neighbors: int | None = None
+) -> np.ndarray:
+    """Return the edges (E, 2) of scattered points: Delaunay, or nearest neighbors.
+
+    Args:
+        points: Coordinates (M, k).
+        neighbors: Number of nearest neighbors each point is joined to; by default the
+            edges of the Delaunay triangulation (a path of sorted points for k = 1).
+
+    Raises:
+        InputError: There are too few points.
+    """
+    from scipy.spatial import Delaunay, KDTree
+
+    points = np.asarray(points, dtype=np.float64)
+    if points.ndim != 2 or len(points) < 2:
+        raise InputError(f"points must have shape (M, k), M >= 2, got {points.shape}")
+    count, dim = points.shape
+    if neighbors is not None:
+        if not 1 <= neighbors < count:
+            raise InputError(
+                f"neighbors must lie between 1 and {count - 1}, got {neighbors}"
+            )
+        _, found = KDTree(points).query(points, k=neighbors + 1)
+        pairs = np.stack(
+            [np.repeat(np.arange(count), neighbors + 1), found.reshape(-1)], axis=1
+        )
+    elif dim == 1:
+        order = np.argsort(points[:, 0], kind="stable")
+        pairs = np.stack([order[:-1], order[1:]], axis=1)
+    else:
+        if count < dim + 2:
+            raise InputError(
+                f"a triangulation in {dim} dimensions needs {dim + 2} points, got "
+                f"{count}"
+            )
+        corners = Delaunay(points).simplices
+        pairs = np.concatenate(
+            [corners[:, pair] for pair in itertools.combinations(range(dim + 1), 2)]
+        )
+    pairs = np.sort(pairs[pairs[:, 0] != pairs[:, 1]], axis=1)
+    return np.unique(pairs, axis=0)
+
+
+class _Sweep:
+    """One pass upwards over all samples."""
+
+    def __init__(self, values: np.ndarray, edges: np.ndarray) -> None:
+        size = len(values)
+        order = np.argsort(values, kind="stable")
+        rank = np.empty(size, dtype=np.int64)
+        rank[order] = np.arange(size)
+        self.values: list[float] = values.tolist()
+        self.rank: list[int] = rank.tolist()
+        self.root = list(range(size))  # union-find, roots are the deepest minima
+        self.node: dict[int, int] = {}  # of a component's root, once it has a saddle
+        self.descent = list(range(size))
+        self.joins: dict[int, tuple[float, int]] = {}
+        self.births: list[int] = []
+        self.saddles: list[int] = []
+        self.vertex: list[int] = []
+        self.parent: list[int] = []
+        below = _lower_neighbors(edges, rank)
+        for vertex in order.tolist():
+            self._add(vertex, below[0][below[1][vertex] : below[1][vertex + 1]])
+        for vertex in order.tolist():
+            if self.root[vertex] == vertex:
+                self._leaf(vertex)
+                self._pair(vertex, -1)
+
+    def _add(self, vertex: int, lower: list[int]) -> None:
+        if not lower:
+            return
+        rank = self.rank
+        # The lowest neighbor on each side; `lower` is sorted by rank.
+        sides: dict[int, int] = {}
+        for neighbor in lower:
+            sides.setdefault(self._find(neighbor), neighbor)
+        elder = min(sides, key=rank.__getitem__)
+        self.descent[vertex] = self.descent[lower[0]]
+        self.root[vertex] = elder
+        if len(sides) == 1:
+            return
+        across = self.descent[sides[elder]]
+        height = self.values[vertex]
+        ending = []
+        for minimum in sorted(sides, key=rank.__getitem__):
+            if minimum == elder:
+                continue
+            self.root[minimum] = elder
+            if height > self.values[minimum]:
+                ending.append(minimum)
+                self.joins[minimum] = height - self.values[minimum], across
+                self._pair(minimum, vertex)
+            else:
+                self.joins[minimum] = 0.0, across
+        if not ending:
+            return
+        children = [self._leaf(minimum) for minimum in (elder, *ending)]
+        saddle = self._grow(vertex)
+        for child in children:
+            self.parent[child] = saddle
+        self.node[elder] = saddle
+
+    def _find(self, vertex: int) -> int:
+        root = self.root
+        while root[vertex] != vertex:
+            root[vertex] = root[root[vertex]]
+            vertex = root[vertex]
+        return vertex
+
+    def _leaf(self, minimum: int) -> int:
+        """Return the node of a component, made where it has none yet."""
+        if minimum not in self.node:
+            self.node[minimum] = self._grow(minimum)
+        return self.node[minimum]
+
+    def _grow(self, vertex: int) -> int:
+        self.vertex.append(vertex)
+        self.parent.append(-1)
+        return len(self.vertex) - 1
+
+    def _pair(self, birth: int, saddle: int) -> None:
+        self.births.append(birth)
+        self.saddles.append(saddle)
+
+
+def _lower_neighbors(
+    edges: np.ndarray, rank: np.ndarray
+) -> tuple[list[int], list[int]]:
+    """Return for each sample its lower neighbors by rank, as (neighbors, starts)."""
+    edges = edges[edges[:, 0] != edges[:, 1]]
+    first_lower = rank[edges[:, 0]] < rank[edges[:, 1]]
+    low = np.where(first_lower, edges[:, 0], edges[:, 1])
+    high = np.where(first_lower, edges[:, 1], edges[:, 0])
+    order = np.lexsort((rank[low], high))
+    counts = np.bincount(high, minlength=len(rank))
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    return low[order].tolist(), starts.tolist()
