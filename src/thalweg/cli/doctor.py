@@ -129,4 +129,4 @@ def _print(findings: dict[str, Any]) -> None:
         missing = [name for name, number in packages.items() if number is None]
         state = f"lacks {', '.join(missing)}" if missing else "there"
         typer.echo(f"  {extra:12} {state}")
-    typer.echo("self-test (largest relative errors)")
+    typer.echo("self-test (largest errors)")
