@@ -129,6 +129,12 @@ class Batches:
         """Number of rows in use."""
         return sum(self.sizes)
 
+    def in_dtype(self, dtype: torch.dtype) -> "Batches":
+        """Return the same batches with floating entries in another dtype."""
+        other = copy.copy(self)
+        other.dtype, other._cache, other._in_memory = dtype, None, False
+        return other
+
     def select(self, indices: Tensor | Sequence[int]) -> Self:
         """Return the batches of some rows (numbers among those in use, repeats kept).
 

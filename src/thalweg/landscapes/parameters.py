@@ -1,5 +1,6 @@
 """Which parameters of a model are a landscape's coordinates, and how a point reads."""
 
+import copy
 import fnmatch
 from collections.abc import Callable, Iterable, Mapping
 
@@ -65,6 +66,13 @@ class Parameters:
     def half(self) -> bool:
         """Whether a parameter is in half precision."""
         return any(d in (torch.float16, torch.bfloat16) for d in self.dtypes.values())
+
+    def in_dtype(self, dtype: torch.dtype) -> "Parameters":
+        """Return the same coordinates, the tensors made of them in another dtype."""
+        other = copy.copy(self)
+        other.dtypes = {name: _cast(own, dtype) for name, own in self.dtypes.items()}
+        other.dtype = _point_dtype(other.dtypes.values())
+        return other
 
     def read(self) -> Float[Tensor, " dim"]:
         """Return the point at which the model stands now."""

@@ -103,28 +103,40 @@ def digits(*hidden):
     )
 
 
-@pytest.fixture(scope="module")
-def small_digits():
-    """64-16-10 on the 1,797 digits, with the dense Hessian and GGN."""
-    problem = digits(16)
-    point = problem.flat()
-    J = jacrev(problem.output, chunk_size=100)(point)
-    p = problem.output(point).softmax(1)
-    root = p.sqrt()[..., None] * (J - torch.einsum("nc,ncp->np", p, J)[:, None])
-    flat = root.reshape(-1, len(point))
-    return problem, _dense_hessian(problem), flat.T @ flat / len(p)
+def closed_forms(problem):
+    """Dense Hessian and GGN of softmax cross-entropy on W2 tanh(W1 x + b1) + b2."""
+    W1, b1, W2, b2 = problem.parameters().values()
+    x, y = problem.x, problem.y
+    N, d, h, C = len(x), x.shape[1], len(b1), len(b2)
+    a = torch.tanh(x @ W1.T + b1)
+    slope, bend = 1 - a**2, -2 * a * (1 - a**2)
+    p = (a @ W2.T + b2).softmax(1)
+    r = (p - F.one_hot(y, C)) / N
+    one = torch.ones(N, 1, dtype=x.dtype)
+    xs, as_ = torch.cat([x, one], 1), torch.cat([a, one], 1)
+    # J with W1 and b1 as (h, d + 1), W2 and b2 as (C, h + 1)
+    first = torch.einsum("ck,nk,ni->ncki", W2, slope, xs).reshape(N, C, -1)
+    second = torch.einsum("ce,nk->ncek", torch.eye(C, dtype=x.dtype), as_)
+    J = torch.cat([first, second.reshape(N, C, -1)], dim=2)
+    root = (p / N).sqrt()[..., None] * (J - torch.einsum("nc,ncp->np", p, J)[:, None])
+    G = root.flatten(0, 1).T @ root.flatten(0, 1)
+    S = torch.zeros_like(G)
+    upper = torch.einsum("nc,ck,nk,ni,nj->kij", r, W2, bend, xs, xs)
+    S[: h * (d + 1), : h * (d + 1)] = torch.block_diag(*upper)
+    cross = torch.zeros(h, d + 1, C, h + 1, dtype=x.dtype)
+    k = torch.arange(h)
+    cross[k, :, :, k] = torch.einsum("nc,nk,ni->kic", r, slope, xs)
+    cross = cross.reshape(h * (d + 1), C * (h + 1))
+    S[: len(cross), len(cross) :], S[len(cross) :, : len(cross)] = cross, cross.T
+    # back to the order W1, b1, W2, b2
+    i1 = torch.arange(h * (d + 1)).view(h, d + 1)
+    i2 = torch.arange(C * (h + 1)).view(C, h + 1) + i1.numel()
+    parts = (i1[:, :d], i1[:, d], i2[:, :h], i2[:, h])
+    order = torch.cat([i.reshape(-1) for i in parts])
+    return (G + S)[order][:, order], G[order][:, order]
 
 
-def _dense_hessian(problem):
-    """One row at a time, by forward over reverse mode: no double backward."""
-    slope = grad(lambda p: problem.loss(problem.output(p), problem.y))
-    point = problem.flat()
-    eye = torch.eye(len(point), dtype=point.dtype)
-    return torch.stack([jvp(slope, (point,), (e,))[1] for e in eye])
-
-
-def test_digits_against_dense_autograd(small_digits):
-    problem, H_dense, G_dense = small_digits
+def check_digits(problem, H_dense, G_dense):
     land = problem.landscape(sizes=[1000, 797])
     x = land.origin
     slope = grad(lambda p: problem.loss(problem.output(p), problem.y))(x)
@@ -141,6 +153,25 @@ def test_digits_against_dense_autograd(small_digits):
         matrix, right = G.project(U[:, 1:], v)
         assert relative(right, U[:, 1:].T @ (G_dense @ v)) < 1e-10
         assert float(torch.linalg.eigvalsh(matrix).min()) > 0
+
+
+def test_digits_against_the_closed_form():
+    problem = digits(16)
+    check_digits(problem, *closed_forms(problem))
+
+
+@pytest.mark.slow
+def test_digits_against_dense_autograd():
+    problem = digits(16)
+    point = problem.flat()
+    # Forward over reverse mode, a row at a time: no double backward.
+    slope = grad(lambda p: problem.loss(problem.output(p), problem.y))
+    eye = torch.eye(len(point), dtype=point.dtype)
+    H = torch.stack([jvp(slope, (point,), (e,))[1] for e in eye])
+    J = jacrev(problem.output, chunk_size=100)(point)
+    p = problem.output(point).softmax(1)
+    BJ = p[..., None] * (J - torch.einsum("nc,ncp->np", p, J)[:, None]) / len(p)
+    check_digits(problem, H, J.flatten(0, 1).T @ BJ.flatten(0, 1))
 
 
 def test_large_digits_against_jvp_of_grad_and_central_differences():
@@ -253,6 +284,28 @@ def test_complex_parameters_in_real_coordinates():
     B = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
     G = torch.einsum("ncp,ncd,ndq->pq", J, B, J) / len(x)
     assert relative(land.ggn(land.origin).dense(), G) < 1e-10
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_has_its_curvature_in_float32(dtype):
+    problem = problems.softmax_problem()
+    model = problem.model.to(dtype)
+    land = NetworkLandscape(model, F.cross_entropy, (problem.x.to(dtype), problem.y))
+    H, G = land.hessian(land.origin), land.ggn(land.origin)
+    assert H.dtype == G.dtype == torch.float32
+    exact = problems.Problem(
+        problems.tanh_net(4, 5, 3),
+        F.cross_entropy,
+        problem.x.to(dtype).double(),
+        problem.y,
+    )
+    exact.model.load_state_dict(model.state_dict())
+    assert relative(H.dense().double(), exact.dense_hessian()) < 1e-5
+    assert relative(G.dense().double(), exact.dense_ggn()) < 1e-5
+    empirical = land.fisher(land.origin, kind="empirical").dense().double()
+    g = exact.example_gradients()
+    assert relative(empirical, g.T @ g / len(g)) < 1e-5
+    assert model[0].weight.dtype == dtype
 
 
 # Memory, methods, state --------------------------------------------------------------

@@ -1,7 +1,10 @@
 """The methods of a network's landscape that give its curvature operators."""
 
+import copy
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal, cast
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -138,4 +141,22 @@ class CurvatureMethods(Landscape):
         return noise_scale(self._network(), self._checked(point), method)
 
     def _network(self) -> "NetworkLandscape":
-        return cast("NetworkLandscape", self)
+        """Return this landscape, a model in half precision in its points' dtype."""
+        land = cast("NetworkLandscape", self)
+        if not land._parameter_map.half:
+            return land
+        wide = copy.copy(land)
+        wide._parameter_map = land._parameter_map.in_dtype(land.dtype)
+        wide._data = land._data.in_dtype(land.dtype)
+        wide._calibration = land._calibration.in_dtype(land.dtype)
+        wide._held = _cast(land._held, land.dtype)
+        wide._constants = _cast(land._constants, land.dtype)
+        wide._workspace, wide._prepared = None, False
+        return wide
+
+
+def _cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    return {
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in tensors.items()
+    }
