@@ -1,5 +1,6 @@
 """Chunked work: keyed items, atomic files, executors, progress, resume."""
 
+from thalweg.execution.datasets import load_dataset, save_dataset
 from thalweg.execution.executors import (
     Executor,
     FuturesExecutor,
@@ -22,6 +23,8 @@ __all__ = [
     # where finished work is kept
     "Store",
     "atomic_file",
+    "load_dataset",
+    "save_dataset",
     # who does the work
     "Executor",
     "FuturesExecutor",

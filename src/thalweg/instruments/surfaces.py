@@ -22,7 +22,7 @@ from thalweg.instruments.sampling import (
     losses,
     sample,
 )
-from thalweg.landscapes import Landscape, LinearMap
+from thalweg.landscapes import Landscape, LinearMap, NetworkLandscape, combine
 from thalweg.provenance import Meter, attributes, fingerprint
 
 if TYPE_CHECKING:
@@ -236,7 +236,8 @@ def _measured(
         "directions": directions.describe(),
         "gram": directions.gram,
         "origin": fingerprint(center),
-        "coordinates": fingerprint(coordinates),
+        "moving_buffers": fingerprint(directions.buffers),
+        "grid": fingerprint(coordinates),
     }
     with Meter() as meter:
         arrays, computed = sample(
@@ -278,11 +279,40 @@ def _measured(
 def plane_of(land: Land, directions: Directions, at: Tensor | None = None) -> Plane:
     """Return the plane through the center, in the center's dtype."""
     named = _named(land)
+    if directions.buffers is not None and at is None:
+        return _moving(named, directions)
     center = _center(named, directions, at)
     basis = directions.basis
     if isinstance(basis, Tensor):
         basis = basis.to(center).T.contiguous().T  # columns: one pass writes a point
     return Plane(named, center, basis)
+
+
+def _moving(named: dict[str, Landscape], directions: Directions) -> Plane:
+    """Return the plane over checkpoints whose buffers move with the point.
+
+    It is one of the landscapes between the checkpoints, whose coordinates are the
+    affine ones.
+    """
+    assert directions.origin is not None and directions.buffers is not None
+    origin = directions.origin
+    anchors = torch.stack(list(directions.anchors.values())).to(origin)
+    corners = origin + combine(directions.basis, anchors)
+    lands: dict[str, Landscape] = {}
+    for name, land in named.items():
+        if not isinstance(land, NetworkLandscape):
+            raise InputError(
+                f"directions with buffers need a NetworkLandscape, {name!r} is a "
+                f"{type(land).__name__}"
+            )
+        states = [
+            land.unflatten(corner) | buffers
+            for corner, buffers in zip(corners, directions.buffers, strict=True)
+        ]
+        lands[name] = land.between(*states)
+    weights = directions.affine(torch.eye(directions.k + 1, directions.k))[:, 1:]
+    center = weights[-1]  # the last row is the origin of the plane
+    return Plane(lands, center.to(origin), (weights[:-1] - center).T.to(origin))
 
 
 def first(land: Land) -> Landscape:
