@@ -26,7 +26,7 @@ from thalweg.instruments.planes import (
     Checkpoint,
     between,
     plane_through,
-    read_checkpoint,
+    read_point,
 )
 from thalweg.instruments.principal import pca_directions
 from thalweg.instruments.projections import project_ball, read_norm
@@ -45,6 +45,7 @@ from thalweg.instruments.surfaces import (
 )
 from thalweg.instruments.topology import Pairs, bottleneck_distance, persistence
 from thalweg.instruments.traces import trace
+from thalweg.instruments.trajectories import Trajectory
 
 __all__ = [
     # flatness
@@ -58,6 +59,8 @@ __all__ = [
     "merge_tree",
     "neighbor_edges",
     "persistence",
+    # trajectories
+    "Trajectory",
     # worst cases
     "Ascent",
     "ascend",
@@ -76,7 +79,7 @@ __all__ = [
     "pca_directions",
     "plane_through",
     "random_directions",
-    "read_checkpoint",
+    "read_point",
     "resolve_point",
     # lines and surfaces
     "Barrier",

@@ -20,7 +20,7 @@ class Checkpoint(NamedTuple):
     buffers: dict[str, Tensor] | None
 
 
-def read_checkpoint(land: Landscape, given: PointLike, name: str = "a") -> Checkpoint:
+def read_point(land: Landscape, given: PointLike, name: str = "a") -> Checkpoint:
     """Read a point, a state dict or a module as a finite point of `land`.
 
     Args:
@@ -71,7 +71,7 @@ def between(land: Landscape, a: PointLike, b: PointLike) -> Directions:
     Raises:
         InputError: a and b are the same point.
     """
-    first, second = read_checkpoint(land, a, "a"), read_checkpoint(land, b, "b")
+    first, second = read_point(land, a, "a"), read_point(land, b, "b")
     step = second.point - first.point
     length = float(step.double().norm())
     if not length > 0:
@@ -108,7 +108,7 @@ def plane_through(
         InputError: The three are collinear: |v| < 1e-6 |c - a|.
     """
     corners = [
-        read_checkpoint(land, given, name)
+        read_point(land, given, name)
         for given, name in zip((a, b, c), "abc", strict=True)
     ]
     origin = corners[0].point

@@ -23,6 +23,7 @@ from thalweg.landscapes.operators import (
     LinearOperator,
     MatrixOperator,
 )
+from thalweg.landscapes.parameters import Parameters
 from thalweg.landscapes.quadratic import Quadratic
 from thalweg.landscapes.secant import secant_curvature
 from thalweg.landscapes.targets import Recipe, Target, load_target
@@ -46,6 +47,7 @@ __all__ = [
     # how a point is read
     "Block",
     "Layout",
+    "Parameters",
     # symmetric operators
     "FunctionOperator",
     "IdentityOperator",
