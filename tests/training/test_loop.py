@@ -155,7 +155,7 @@ def test_schedules_and_what_is_logged():
     total = history.steps["fit"] + history.steps["decay"]
     np.testing.assert_allclose(history.steps["loss"], total, rtol=1e-15)
     assert history.last["validation"] == 1.5 and history.last["rows"] == 4
-    assert "eps" not in history.epochs
+    assert list(history.epochs) == ["loss", "fit", "decay", "rows", "validation"]
     dataset = history.to_dataset()
     assert dataset.sizes == {"step": 4, "epoch": 2}
     assert dataset["epoch_of_step"].values.tolist() == [0, 0, 1, 1]

@@ -73,8 +73,8 @@ class Columns:
 
     def append(self, row: Mapping[str, float]) -> None:
         """Add one row."""
-        for name in row.keys() - self._columns.keys():
-            self._columns[name] = [float("nan")] * self.rows
+        for name in row:
+            self._columns.setdefault(name, [float("nan")] * self.rows)
         for name, column in self._columns.items():
             column.append(float(row.get(name, float("nan"))))
         self.rows += 1
