@@ -6,6 +6,7 @@ from inspect import unwrap
 import pytest
 import torch
 
+from thalweg import NetworkLandscape
 from thalweg import instruments as ti
 from thalweg.errors import (
     CheckpointError,
@@ -304,3 +305,71 @@ def test_bad_input_is_refused():
         unwrap(ti.pca_directions)(draw(3, 4), 1, center="last")
     with pytest.raises(InputError, match="NaN or infinite"):
         ti.pca_directions(torch.full((3, 4), float("inf")), 1)
+
+
+def convolutional(seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return torch.nn.Sequential(
+            torch.nn.Conv2d(1, 4, 3),
+            torch.nn.BatchNorm2d(4),
+            torch.nn.ConvTranspose2d(4, 6, 3, groups=2),
+            torch.nn.Flatten(),
+            torch.nn.LazyLinear(3),
+        )
+
+
+def on_network(seed=0):
+    model = convolutional(seed)
+    x = draw(5, 1, 6, 6).float()
+    model.train()(x)
+    data = x, torch.tensor([0, 1, 2, 0, 1])
+    return NetworkLandscape(model.eval(), torch.nn.CrossEntropyLoss(), data)
+
+
+def test_filters_of_a_network():
+    land = on_network()
+    ds = ti.random_directions(land, 1, seed=3)
+    assert ds.normalize == "filter"
+    d, weights = (land.layout.split(v) for v in (ds.basis[:, 0], land.origin))
+    for name, module in land.model.named_modules():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
+            got, want = d[f"{name}.weight"], weights[f"{name}.weight"]
+            torch.testing.assert_close(loop_norms(got), loop_norms(want))
+        if isinstance(module, torch.nn.ConvTranspose2d):
+            got, want = d[f"{name}.weight"], weights[f"{name}.weight"]
+            for half in (slice(0, 2), slice(2, 4)):
+                for channel in range(3):
+                    torch.testing.assert_close(
+                        got[half, channel].norm(), want[half, channel].norm()
+                    )
+        if hasattr(module, "bias"):
+            assert not d[f"{name}.bias"].any()
+    assert not d["1.weight"].any()
+    # Functional check: an output channel's filter is what its output depends on.
+    up = land.model[2]
+    x = draw(1, 4, 4, 4).float()
+    before = up(x)
+    with torch.no_grad():
+        up.weight[2:4, 1] += 1
+    changed = ((up(x) - before).abs().sum((0, 2, 3)) > 0).nonzero()
+    assert changed.flatten().tolist() == [4]
+
+
+def test_modules_keep_their_buffers_in_planes():
+    land = on_network()
+    others = [convolutional(seed) for seed in (1, 2)]
+    for i, other in enumerate(others):
+        other.train()(draw(5, 1, 6, 6, seed=9 + i).float())
+    plane = ti.plane_through(land, land.model, others[0], others[1].state_dict())
+    assert len(plane.buffers) == 3
+    assert set(plane.buffers[0]) == {"1.running_mean", "1.running_var"}
+    for kept, model in zip(plane.buffers, (land.model, *others), strict=True):
+        assert torch.equal(kept["1.running_mean"], model[1].running_mean)
+    line = ti.between(land, land.model, others[1])
+    torch.testing.assert_close(line.origin + line.basis[:, 0], land.flatten(others[1]))
+    assert ti.between(land, land.origin, land.origin + 1).buffers is None
+    with pytest.raises(InputError, match="some of the checkpoints only"):
+        ti.between(land, land.origin, others[0])
+    with pytest.raises(StructureError, match="does not fit"):
+        ti.between(land, land.model, torch.nn.Linear(2, 2))

@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.optimize import brentq
 
+from thalweg import NetworkLandscape
 from thalweg import instruments as ti
 from thalweg.errors import InputError
 from thalweg.instruments.trust_region import quadratic_maximizers, solve_diagonal
@@ -328,3 +329,59 @@ def test_bad_input_is_refused():
             raw(land, **options)
     with pytest.raises(InputError, match="all zero"):
         ti.sharpness(Quadratic(torch.eye(2).double()), adaptive=True)
+
+
+def relu_network(dtype=torch.float64):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(
+            torch.nn.Linear(4, 6, bias=False),
+            torch.nn.ReLU(),
+            torch.nn.Linear(6, 5, bias=False),
+            torch.nn.ReLU(),
+            torch.nn.Linear(5, 3, bias=False),
+        ).to(dtype)
+    x, y = draw(22, 4, seed=7).to(dtype), torch.arange(22) % 3
+    return NetworkLandscape(model, torch.nn.functional.cross_entropy, (x, y))
+
+
+def test_fisher_rao_of_a_homogeneous_network():
+    land = relu_network()
+    x, y = draw(22, 4, seed=7), torch.arange(22) % 3
+    f = land.model(x).detach()
+    slope = f.softmax(1) - torch.nn.functional.one_hot(y, 3)
+    inner = (slope * f).sum(1)
+    found = ti.sharpness(land, "fisher_rao", fisher="empirical")
+    assert found.value == pytest.approx(float(9 * inner.square().mean()), rel=1e-10)
+    true = ti.sharpness(land, "fisher_rao")
+    p = f.softmax(1)
+    spread = (p * f**2).sum(1) - (p * f).sum(1) ** 2
+    assert true.value == pytest.approx(float(9 * spread.mean()), rel=1e-10)
+    assert true.note == "true Fisher" and true.evaluations >= 1
+
+
+@pytest.mark.parametrize("kind", ["zeroth", "first"])
+def test_a_network_is_measured_by_batches_and_left_alone(kind):
+    land = relu_network()
+    before = {k: v.clone() for k, v in land.model.state_dict().items()}
+    rows = ti.sharpness(land, kind, 0.1, m=11, steps=5)
+    each = [ti.sharpness(p, kind, 0.1, steps=5).value for p in land.batches(11)]
+    assert rows.per_batch.tolist() == pytest.approx(each, rel=1e-12)
+    assert rows.value == pytest.approx(sum(each) / 2)
+    for name, value in land.model.state_dict().items():
+        assert torch.equal(value, before[name])
+    assert all(p.grad is None for p in land.model.parameters())
+    one = ti.sharpness(land, kind, 0.1, method="one_step")
+    slope = float(land.gradient(land.origin).norm())
+    assert one.evaluations <= 6
+    if kind == "first":
+        assert one.value >= 0.1 * slope
+
+
+@pytest.mark.parametrize("kind", ["zeroth", "first", "average", "relative"])
+def test_float32_agrees_with_float64(kind):
+    low, high = relu_network(torch.float32), relu_network()
+    high = high.at(low.origin.double())
+    options = {"rho": 0.2, "steps": 10, "adaptive": True}
+    a, b = (ti.sharpness(land, kind, **options) for land in (low, high))
+    assert a.value == pytest.approx(b.value, rel=2e-3, abs=4 * b.stderr)
