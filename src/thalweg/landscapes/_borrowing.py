@@ -126,7 +126,7 @@ class Borrowing(Landscape):
         ):
             install(self._constant_slots, self._constants, "_parameters")
             self._hang_buffers()
-            seed_all(self.seed, "model")
+            self._begin(0)
             if point is not None:
                 self._settle_buffers(self._parameters(point.detach()))
             yield

@@ -140,12 +140,14 @@ def preserved(model: nn.Module, *, training: bool) -> Iterator[None]:
     gradients = [(p, p.grad, p.requires_grad) for p in model.parameters()]
     state = RandomState.capture()
     try:
-        for module in modules:
-            module.training = training
+        for module, mode in zip(modules, modes, strict=True):
+            if mode is not training:
+                module.training = training
         yield
     finally:
         for module, mode in zip(modules, modes, strict=True):
-            module.training = mode
+            if module.training is not mode:
+                module.training = mode
         for registry, before in tensors:
             registry.clear()
             registry.update(before)
