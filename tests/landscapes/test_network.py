@@ -669,3 +669,108 @@ def test_labels_out_of_range(digits):
 def test_options_are_checked(digits, options, message):
     with pytest.raises(InputError, match=message):
         NetworkLandscape(mlp(), F.cross_entropy, digits, **options)
+
+
+class Attending(nn.Module):
+    def __init__(self):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.body = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(self.body(x).mean(1))
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.LSTM(8, 6, batch_first=True)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.head(self.body(x)[0][:, -1])
+
+
+class Checkpointed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 6))
+        self.head = nn.utils.parametrizations.weight_norm(nn.Linear(6, 3))
+
+    def forward(self, x):
+        from torch.utils.checkpoint import checkpoint
+
+        hidden = checkpoint(self.body, x.mean(1), use_reentrant=False)
+        return self.head(hidden)
+
+
+@pytest.mark.parametrize("kind", [Attending, Recurrent, Checkpointed])
+def test_models_of_many_kinds(kind):
+    torch.manual_seed(0)
+    model = kind().double()
+    x, y = torch.randn(12, 5, 8).double(), torch.randint(3, (12,))
+    land = NetworkLandscape(model, F.cross_entropy, (x, y))
+    p = land.origin + 0.1 * torch.randn(land.dim).double()
+    moved = copy.deepcopy(model).eval()
+    moved.load_state_dict(land.unflatten(p))
+    loss = F.cross_entropy(moved(x), y)
+    slopes = torch.autograd.grad(loss, list(moved.parameters()))
+    expected = torch.cat([g.reshape(-1) for g in slopes])
+    torch.testing.assert_close(land.loss(p), loss.detach())
+    torch.testing.assert_close(land.gradient(p), expected)
+    rows = land.example_gradients(p)
+    torch.testing.assert_close(rows.mean(0), expected)
+    assert torch.equal(land.gradient(p), land.gradient(p))
+    if kind is Checkpointed:
+        return
+    q = p.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(land.loss(q), q, create_graph=True)
+    v = torch.randn(land.dim).double()
+    (product,) = torch.autograd.grad(slope @ v, q)
+    h = 1e-5
+    difference = (land.gradient(p + h * v) - land.gradient(p - h * v)) / (2 * h)
+    torch.testing.assert_close(product, difference, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.filterwarnings("ignore:.*jit:DeprecationWarning")
+def test_models_that_cannot_be_lent():
+    data = torch.ones(2, 3), torch.ones(2, 3)
+    net = nn.Linear(3, 3)
+    with pytest.raises(InputError, match="eager module"):
+        NetworkLandscape(torch.jit.trace(net, data[0]), F.mse_loss, data)
+    with pytest.raises(InputError, match="must be a torch module, got function"):
+        NetworkLandscape(F.mse_loss, F.mse_loss, data)
+    with pytest.raises(InputError, match="no parameters"):
+        NetworkLandscape(nn.Tanh(), F.mse_loss, data)
+    with pytest.raises(InputError, match="not initialized"):
+        NetworkLandscape(nn.LazyLinear(3), F.mse_loss, data)
+    mixed = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3, device="meta"))
+    with pytest.raises(InputError, match=r"several devices \(cpu, meta\)"):
+        NetworkLandscape(mixed, F.mse_loss, data)
+
+
+def test_a_landscape_keeps_its_point_while_the_model_trains_on(digits):
+    x, y = digits[0][:30], digits[1][:30]
+    model = nn.Sequential(mlp(), nn.BatchNorm1d(10).double())
+    land = NetworkLandscape(model, F.cross_entropy, (x, y))
+    value = land.loss(land.origin)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(1.0)
+    model(x)
+    assert torch.equal(land.loss(land.origin), value)
+
+
+def test_a_user_graph_survives_an_evaluation_in_between(digits):
+    x, y = digits[0][:30], digits[1][:30]
+    model = mlp()
+    pending = F.cross_entropy(model(x), y)
+    land = NetworkLandscape(model, F.cross_entropy, (x, y))
+    land.loss(land.origin + 1)
+    land.gradient(land.origin + 1)
+    pending.backward()
+    torch.testing.assert_close(
+        torch.cat([p.grad.reshape(-1) for p in model.parameters()]),
+        land.gradient(land.origin),
+    )

@@ -27,6 +27,7 @@ from thalweg.landscapes._trees import (
     nbytes,
     take_rows,
 )
+from thalweg.provenance import fingerprint
 from thalweg.seeding import generator
 
 CACHE_BYTES = 256 * 2**20
@@ -90,6 +91,7 @@ class Batches:
         self._rows: Tensor | None = None  # sorted numbers of the rows in use
         self._cache: list[Batch] | None = None
         self._sizes: list[int] | None = None
+        self._fingerprint: str | None = None
 
     def __iter__(self) -> Iterator[Batch]:
         if self._cache is not None:
@@ -135,6 +137,13 @@ class Batches:
         other.dtype, other._cache, other._in_memory = dtype, None, False
         return other
 
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the batches' tensors; one pass over the data, once."""
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint([fingerprint(b.data) for b in self])
+        return self._fingerprint
+
     def select(self, indices: Tensor | Sequence[int]) -> Self:
         """Return the batches of some rows (numbers among those in use, repeats kept).
 
@@ -151,7 +160,7 @@ class Batches:
             )
         chosen = torch.where(chosen < 0, chosen + count, chosen).sort().values
         other = copy.copy(self)
-        other._sizes = other.subsample = None
+        other._sizes = other.subsample = other._fingerprint = None
         if self._cache is not None:
             other._rows = chosen
             other._cache = list(_pick(self._cache, chosen))
@@ -284,7 +293,7 @@ class _Function:
         batches = self.function()
         if not isinstance(batches, Iterable):
             raise DataError(
-                f"the data function returned a {type(batches).__name__}; it must "
+                f"the data function returned {type(batches).__name__}; it must "
                 "return an iterable of batches"
             )
         return batches

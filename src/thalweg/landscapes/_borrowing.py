@@ -131,6 +131,18 @@ class Borrowing(Landscape):
                 self._settle_buffers(self._parameters(point.detach()))
             yield
 
+    def _batch_slopes(
+        self, variables: Mapping[str, Tensor], batch: Batch
+    ) -> tuple[Tensor, Tensor | float, list[Tensor | None]]:
+        """Return loss, weight and the gradients in `variables`; inside `_evaluating`.
+
+        The backward pass, too, finds the variables in the model: activation
+        checkpointing runs the forward pass again in it.
+        """
+        with swapped(self._parameter_map.slots, variables):
+            value, weight = self._weighted(self.objective.value(batch.data, batch.size))
+            return value, weight, self._slopes(value, list(variables.values()))
+
     def _slopes(self, value: Tensor, variables: list[Tensor]) -> list[Tensor | None]:
         if not value.requires_grad:
             raise LossError(

@@ -75,7 +75,8 @@ def gradients(
         itemsize = torch.finfo(land.dtype).bits // 8
         chunk = max(1, GRADIENT_BYTES // (land.dim * itemsize))
     vectorized = True
-    with land._evaluating(point):
+    # The kernels with second derivatives are those that vectorize well, too.
+    with land._evaluating(point, second_order=True):
         parameters = {n: t.detach() for n, t in land._parameters(point).items()}
         for batch in land._batches():
             for start in range(0, batch.size, chunk):
@@ -172,8 +173,7 @@ def _looped_gradients(
     rows, weights = [], []
     for i in range(batch.size):
         variables = {n: t.detach().requires_grad_() for n, t in parameters.items()}
-        value, weight = land._batch_loss(variables, land._example(batch, i))
-        slopes = land._slopes(value, list(variables.values()))
+        _, weight, slopes = land._batch_slopes(variables, land._example(batch, i))
         rows.append(land._parameter_map.flat(slopes))
         weights.append(weight)
     return torch.stack(rows), _weights(weights, rows[0])

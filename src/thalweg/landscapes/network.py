@@ -121,6 +121,11 @@ class NetworkLandscape(CurvatureMethods, Borrowing):
             raise InputError(
                 f"model must be a torch module, got {type(model).__name__}"
             )
+        if any(isinstance(part, torch.jit.ScriptModule) for part in model.modules()):
+            raise InputError(
+                "model must be an eager module: the parameters of a TorchScript module "
+                "cannot be replaced; give the module that it was made from"
+            )
         _one_of("buffers", buffers, BUFFERS)
         _one_of("mode", mode, ("eval", "train"))
         _one_of("reduction", reduction, ("mean", "sum"))
@@ -426,7 +431,7 @@ class NetworkLandscape(CurvatureMethods, Borrowing):
             "form": self.objective.form,
             "rows": self._data.rows,
             "batches": len(self._data.sizes),
-            "data": self._data_fingerprint(),
+            "data": self._data.fingerprint,
             "parameters": fingerprint(self.origin),
             "constants": fingerprint(constants, self._held),
             "buffers": self.buffers,
@@ -505,8 +510,7 @@ class NetworkLandscape(CurvatureMethods, Borrowing):
                 name: tensor.detach().requires_grad_()
                 for name, tensor in space.tensors.items()
             }
-            value, weight = self._batch_loss(variables, batch)
-            slopes = self._slopes(value, list(variables.values()))
+            value, weight, slopes = self._batch_slopes(variables, batch)
         return value.detach(), weight, self._parameter_map.flat(slopes)
 
     def _loss_with_graph(self, points: Tensor) -> Tensor:
@@ -571,10 +575,6 @@ class NetworkLandscape(CurvatureMethods, Borrowing):
         other = copy.copy(self)
         other._data, other.failures = data, []
         return other
-
-    def _data_fingerprint(self) -> str:
-        with self._evaluating():
-            return fingerprint([fingerprint(batch.data) for batch in self._data])
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_workspace": None}
