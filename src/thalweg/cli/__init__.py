@@ -1,6 +1,6 @@
 """The command line: one file a command, no logic."""
 
-from thalweg.cli import doctor, study
+from thalweg.cli import doctor, report, study, survey
 from thalweg.cli.entry import app, main, run
 
-__all__ = ["app", "doctor", "main", "run", "study"]
+__all__ = ["app", "doctor", "main", "report", "run", "study", "survey"]

@@ -85,12 +85,13 @@ def relative_flatness(
     layers: str | Iterable[str],
     samples: int,
     seed: int,
+    exact: int = EXACT,
 ) -> Measured:
     """Return Σ_{s,s'} <w_s, w_s'> tr(H_{s,s'}) of each layer, and their sum.
 
     w_s are the rows of a layer's weight matrix W (its output axis first, the rest
     flattened), H_{s,s'} the Hessian blocks of rows s and s'. With W Wᵀ = RᵀR this is
-    Σ vᵀHv over the v = Rᵀ e_k ⊗ e_j: exact up to 2000 products in all, else the mean
+    Σ vᵀHv over the v = Rᵀ e_k ⊗ e_j: exact up to `exact` products in all, else the mean
     over Rademacher combinations of them, which serve all layers at once.
 
     Raises:
@@ -109,7 +110,7 @@ def relative_flatness(
     assert zero is not None
     factors = [_Factor(block, area.base) for block in blocks]
     with area.curvature(zero) as H:
-        if sum(factor.products for factor in factors) <= EXACT:
+        if sum(factor.products for factor in factors) <= exact:
             values = {f.block.name: _exact(f, H) for f in factors}
             return Measured(sum(values.values()), 0.0, "exact", values)
         drawn = []

@@ -12,6 +12,7 @@ from torch import Tensor
 from thalweg.errors import InputError
 from thalweg.instruments.average_case import mean_loss, tolerated_noise
 from thalweg.instruments.curvature_measures import (
+    EXACT,
     Measured,
     fisher_rao,
     hessian_trace,
@@ -97,6 +98,7 @@ def sharpness(
     rise: float = 0.1,
     fisher: Literal["true", "mc", "empirical"] = "true",
     layers: str | Iterable[str] = "*",
+    exact: int = EXACT,
     seed: int = 0,
 ) -> SharpnessResult:
     """Measure how sharp the landscape is at a point.
@@ -145,6 +147,7 @@ def sharpness(
         rise: Tolerated rise of the loss, for "pac_bayes".
         fisher: Which Fisher, for "fisher_rao".
         layers: Names or shell patterns, for "relative".
+        exact: Most products for an exact value of "relative".
         seed: Seed of all draws.
 
     Raises:
@@ -172,7 +175,7 @@ def sharpness(
         if kind == "fisher_rao":
             return fisher_rao(piece, point, fisher), base, area.evaluations + 1
         if kind == "relative":
-            found = relative_flatness(piece, area, layers, samples, seed)
+            found = relative_flatness(piece, area, layers, samples, seed, exact)
         else:
             found = _measure(area, base, kind, search, sigma, samples, rise)
         return found, base, area.evaluations

@@ -1,0 +1,314 @@
+"""The report of a survey as sections, from its stored results alone."""
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from thalweg.reporting import (
+    Callout,
+    Figure,
+    Part,
+    Quantities,
+    Quantity,
+    Section,
+    Table,
+    Text,
+    eigenvalue_figure,
+    layers_figure,
+    line_figure,
+    persistence_figure,
+    spectrum_figure,
+    surface_caption,
+    surface_figure,
+)
+from thalweg.surveying.plan import Plan
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+SLICE_NOTE = (
+    "Two directions out of {dim:,}: a smooth slice proves nothing about the others."
+)
+
+
+def sections(
+    datasets: "Mapping[str, xr.Dataset]", plan: Plan, summary: Mapping[str, object]
+) -> list[Section]:
+    """Return the sections of the report, in the order of reading."""
+    dim = _dim(summary)
+    builders = {
+        "eigenvalues": lambda ds: _curvature(ds, datasets),
+        "sharpness": _sharpness,
+        "surface": lambda ds: _surface(ds, "Random directions", dim),
+        "hessian_surface": lambda ds: _surface(ds, "Top Hessian directions", dim),
+        "topology": _topology,
+        "layers": _layers,
+        "paths": _paths,
+        "plane": lambda ds: _surface(ds, "Plane through the checkpoints", dim),
+    }
+    result = [_overview(datasets, summary)]
+    result += [build(datasets[s]) for s, build in builders.items() if s in datasets]
+    if "eigenvalues" not in datasets and "spectrum" in datasets:
+        result.append(_curvature(None, datasets))
+    return [*result, _settings(plan, summary)]
+
+
+def _dim(summary: Mapping[str, object]) -> int:
+    landscape = summary["landscape"]
+    assert isinstance(landscape, Mapping)
+    return int(landscape.get("dim", 0))
+
+
+def cost_of(dataset: "xr.Dataset") -> dict[str, object]:
+    """Return a step's cost without the host."""
+    cost = json.loads(dataset.attrs.get("cost", "{}"))
+    return {k: v for k, v in cost.items() if k not in ("host", "cpu_seconds")}
+
+
+def _overview(
+    datasets: "Mapping[str, xr.Dataset]", summary: Mapping[str, object]
+) -> Section:
+    parts: list[Part] = []
+    verdict = summary["verdict"]
+    if isinstance(verdict, Mapping):
+        reasons = "\n\n".join(verdict["reasons"])
+        parts.append(Callout("verdict", f"**{verdict['headline']}**\n\n{reasons}"))
+    tiles: list[Quantity] = []
+    if (point := datasets.get("point")) is not None:
+        tiles += _point_tiles(point)
+    if (spectrum := datasets.get("eigenvalues")) is not None:
+        cost = cost_of(spectrum)
+        tiles.append(Quantity("Top eigenvalue", float(spectrum["value"][0]), cost=cost))
+    if (trace := datasets.get("trace")) is not None:
+        tiles.append(_trace_tile(trace))
+    if tiles:
+        parts.append(Quantities(tiles))
+    for kind, entry in (("info", "notes"), ("warning", "warnings")):
+        messages = summary[entry]
+        assert isinstance(messages, list)
+        parts += [Callout(kind, message) for message in messages]  # type: ignore[arg-type]  # both are kinds
+    return Section("Overview", parts)
+
+
+def _point_tiles(point: "xr.Dataset") -> list[Quantity]:
+    cost = cost_of(point)
+    known = {
+        "loss": ("Loss", "loss_stderr"),
+        "gradient_norm": ("Gradient norm", None),
+        "noise_scale": ("Gradient noise scale", "noise_scale_stderr"),
+        "weight_norm": ("Weight norm", None),
+    }
+    tiles = []
+    for name, (label, error) in known.items():
+        if name not in point:
+            continue
+        stderr = float(point[error]) if error and error in point else None
+        note = ""
+        if name == "gradient_norm" and "gradient_stderr" in point:
+            note = f"sampling error {float(point['gradient_stderr']):.3g}"
+        if name == "noise_scale":
+            note = "tr C / ‖g‖², in examples"
+        tiles.append(Quantity(label, float(point[name]), stderr, cost=cost, note=note))
+    skipped = {
+        *known,
+        "decay",
+        "decay_share",
+        "gradient_stderr",
+        "loss_stderr",
+        "noise_scale_stderr",
+        "precision",
+    }
+    tiles += [
+        Quantity(str(name).replace("_", " ").capitalize(), float(point[name]))
+        for name in point.data_vars
+        if name not in skipped
+    ]
+    return tiles
+
+
+def _trace_tile(trace: "xr.Dataset") -> Quantity:
+    note = trace.attrs.get("method", "")
+    if not int(trace["converged"]):
+        note += ", stopped before 1 % of twice the standard error"
+    value, stderr = float(trace["value"]), float(trace["stderr"])
+    return Quantity("Hessian trace", value, stderr, cost=cost_of(trace), note=note)
+
+
+def _curvature(
+    found: "xr.Dataset | None", datasets: "Mapping[str, xr.Dataset]"
+) -> Section:
+    parts: list[Part] = []
+    if found is not None:
+        rows: list[list[object]] = [
+            [i + 1, float(value), float(residual), "yes" if ok else "no"]
+            for i, (value, residual, ok) in enumerate(
+                zip(
+                    found["value"].values,
+                    found["residual"].values,
+                    found["converged"].values,
+                    strict=True,
+                )
+            )
+        ]
+        rows.append(
+            [
+                "smallest",
+                float(found["smallest"]),
+                float(found["smallest_residual"]),
+                "yes" if int(found["smallest_converged"]) else "no",
+            ]
+        )
+        caption = (
+            "Eigenvalues of the Hessian by Lanczos with full reorthogonalization. The "
+            "residual |Hv - λv| is recomputed and bounds the distance to an "
+            f"eigenvalue. {int(found['products'])} products."
+        )
+        figure = eigenvalue_figure(
+            found["value"].values,
+            found["residual"].values,
+            found["converged"].values.astype(bool),
+        )
+        parts.append(Figure(figure, "Top eigenvalues; the bars are residuals."))
+        parts.append(Table(["", "eigenvalue", "residual", "converged"], rows, caption))
+    if (spectrum := datasets.get("spectrum")) is not None:
+        caption = (
+            "Density of the Hessian's eigenvalues by stochastic Lanczos quadrature, "
+            f"{spectrum.attrs['probes']} probes of {spectrum.attrs['steps']} steps."
+        )
+        known = () if found is None else found["value"].values
+        parts.append(Figure(spectrum_figure(spectrum, known), caption))
+    return Section("Curvature", parts)
+
+
+def _sharpness(dataset: "xr.Dataset") -> Section:
+    rows = [
+        [
+            str(kind),
+            Quantity("", float(dataset["value"][i]), _error(dataset["stderr"][i])),
+            float(dataset["radius"][i]),
+            int(dataset["evaluations"][i]),
+            str(dataset["note"].values[i]),
+        ]
+        for i, kind in enumerate(dataset["kind"].values)
+    ]
+    caption = (
+        "Values depend on the ball, the norm and the radius, and plain ones change "
+        "under a rescaling of layers that leaves the function as it is: compare models "
+        "only at equal settings and equal training loss."
+    )
+    columns = ["measure", "value", "radius", "evaluations", "note"]
+    return Section("Sharpness", [Table(columns, rows, caption)])
+
+
+def _error(value: object) -> float | None:
+    number = float(value)  # type: ignore[arg-type]  # a 0-d array
+    return number if number > 0 else None
+
+
+def _surface(dataset: "xr.Dataset", title: str, dim: int) -> Section:
+    points = dataset["loss"].size
+    cost = cost_of(dataset)
+    text = f"{points:,} points in {cost.get('seconds', 0):.3g} s."
+    caption = f"{surface_caption(dataset)} {text} {SLICE_NOTE.format(dim=dim)}"
+    return Section(title, [Figure(surface_figure(dataset), caption)])
+
+
+def _topology(dataset: "xr.Dataset") -> Section:
+    parts: list[Part] = []
+    for name, label in (
+        ("surface", "Random directions"),
+        ("hessian_surface", "Top Hessian directions"),
+    ):
+        pairs = dataset.isel(pair=dataset["surface"].values == name)
+        if pairs.sizes["pair"] == 1:
+            bottom = float(pairs["birth"][0])
+            parts.append(Text(f"{label}: one basin, its lowest sample {bottom:.4g}."))
+            continue
+        caption = (
+            f"{label}: {pairs.sizes['pair']} basins of the sampled slice. Each point "
+            "is one basin, by the loss where it appears and the loss where it merges "
+            "into a deeper one."
+        )
+        parts.append(Figure(persistence_figure(pairs), caption))
+    return Section("Topology of the slices", parts)
+
+
+def _layers(dataset: "xr.Dataset") -> Section:
+    columns = {
+        "size": "parameters",
+        "weight_norm": "‖w‖",
+        "gradient_norm": "‖g‖",
+        "top_eigenvalue": "top eigenvalue",
+        "relative_flatness": "relative flatness",
+    }
+    present = [name for name in columns if name in dataset]
+    rows = [
+        [
+            str(layer),
+            Quantity(
+                "", float(dataset["trace"][i]), _error(dataset["trace_stderr"][i])
+            ),
+            *[dataset[name].values[i].item() for name in present],
+        ]
+        for i, layer in enumerate(dataset["layer"].values)
+    ]
+    table = Table(["layer", "trace", *[columns[name] for name in present]], rows)
+    names = [str(layer) for layer in dataset["layer"].values]
+    bars = layers_figure(
+        names,
+        {
+            "trace": dataset["trace"].values,
+            "top eigenvalue": dataset["top_eigenvalue"].values,
+        },
+        stderrs={"trace": dataset["trace_stderr"].values},
+    )
+    figure = Figure(bars, "The diagonal block of the Hessian that belongs to each.")
+    return Section("By layer", [figure, table])
+
+
+def _paths(dataset: "xr.Dataset") -> Section:
+    rows = [
+        [
+            str(pair),
+            float(dataset["barrier"][i]),
+            float(dataset["max_end"][i]),
+            float(dataset["mean_end"][i]),
+        ]
+        for i, pair in enumerate(dataset["pair"].values)
+    ]
+    caption = (
+        "Barrier of the straight line: the largest rise over the line between the "
+        "ends' losses, over the higher end, and over their mean."
+    )
+    table = Table(["pair", "barrier", "over the higher end", "over the mean"], rows)
+    lines = {
+        str(pair): dataset["loss"].values[i]
+        for i, pair in enumerate(dataset["pair"].values)
+    }
+    curve = line_figure(dataset["t"].values, lines, x_label="t", y_label="loss")
+    figure = Figure(curve, caption)
+    return Section("Between checkpoints", [figure, table])
+
+
+def _settings(plan: Plan, summary: Mapping[str, object]) -> Section:
+    landscape, versions = summary["landscape"], summary["versions"]
+    assert isinstance(landscape, Mapping) and isinstance(versions, Mapping)
+    rows: list[list[object]] = [
+        [str(key), json.dumps(value) if isinstance(value, dict | list) else str(value)]
+        for key, value in landscape.items()
+    ]
+    rows += [
+        ["examples in each pass", f"{plan.examples:,} of {plan.total:,}"],
+        ["budget", f"{plan.budget:.0f} s"],
+        ["memory for bases", f"{plan.memory / 1e6:,.0f} MB"],
+        ["seed", plan.seed],
+        ["threads", plan.threads],
+        *[[name, text] for name, text in versions.items()],
+    ]
+    cost = summary["cost"]
+    assert isinstance(cost, Mapping)
+    text = Text(
+        f"The steps took {cost['seconds']:.1f} s. The plan, with everything chosen by "
+        "timing or memory, is in `plan.json`; `--plan` repeats it to the bit."
+    )
+    return Section("Settings", [text, Table(["setting", "value"], rows)])

@@ -1,0 +1,416 @@
+"""The steps of a survey: each turns a landscape and a plan into one Dataset."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from thalweg import instruments as ti
+from thalweg.execution import Store
+from thalweg.landscapes import Landscape, LinearOperator, NetworkLandscape
+from thalweg.provenance import Meter, attributes, fingerprint
+from thalweg.surveying.archive import Archive
+from thalweg.surveying.plan import Plan
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+# Rows of the sharpness table: label -> options of `ti.sharpness`.
+SHARPNESS: dict[str, dict[str, Any]] = {
+    "zeroth": {"kind": "zeroth"},
+    "first": {"kind": "first"},
+    "average": {"kind": "average"},
+    "zeroth, adaptive": {"kind": "zeroth", "adaptive": "elementwise"},
+    "average, adaptive": {"kind": "average", "adaptive": "elementwise"},
+}
+
+
+@dataclass
+class Context:
+    """What the steps share."""
+
+    land: Landscape
+    plan: Plan
+    archive: Archive
+    executor: Any = None
+    progress: Any = "none"
+    checkpoints: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+
+    @cached_property
+    def hessian(self) -> LinearOperator:
+        """The one Hessian operator, whose retained graph all steps use."""
+        point = self.land.point()
+        if isinstance(self.land, NetworkLandscape):
+            return self.land.hessian(point, cache=self.plan.memory)
+        return self.land.hessian(point)
+
+    def close(self) -> None:
+        """Free the Hessian's graph."""
+        if "hessian" in self.__dict__:
+            self.hessian.close()
+            del self.__dict__["hessian"]
+
+    def attributes(self, meter: Meter, **entries: object) -> dict[str, str]:
+        """Return the attributes of a step's Dataset."""
+        return attributes(
+            seed=self.plan.seed,
+            cost=meter,
+            landscape=self.land.describe(),
+            point=fingerprint(self.land.point()),
+            **entries,
+        )
+
+
+def point(context: Context) -> "xr.Dataset":
+    """Loss, metrics, gradient norm and its sampling error, fitted weight decay."""
+    import xarray as xr
+
+    land, plan = context.land, context.plan
+    theta = land.point()
+    with Meter() as meter:
+        if isinstance(land, NetworkLandscape):
+            values = dict(land.evaluate(theta))
+        else:
+            values = {"loss": float(land.loss(theta))}
+        gradient = land.gradient(theta).double()
+        values |= _norms(gradient, theta.double())
+        values["precision"] = torch.finfo(theta.dtype).eps
+        meter.add(forward=1, gradients=1)
+        if isinstance(land, NetworkLandscape) and land.rows > 1:
+            values |= _sampling(land, plan, meter)
+    return xr.Dataset(
+        {name: ((), value) for name, value in values.items()},
+        attrs=context.attributes(meter),
+    )
+
+
+def _norms(gradient: Tensor, theta: Tensor) -> dict[str, float]:
+    inner = float(gradient @ theta)
+    norm, weight = float(gradient.norm()), float(theta.norm())
+    return {
+        "gradient_norm": norm,
+        "weight_norm": weight,
+        "decay": -inner / weight**2 if weight else 0.0,
+        "decay_share": abs(inner) / (norm * weight) if norm and weight else 0.0,
+    }
+
+
+def _sampling(land: NetworkLandscape, plan: Plan, meter: Meter) -> dict[str, float]:
+    """Return the standard errors of loss and gradient, and the noise scale."""
+    count = min(plan.gradient_examples, land.rows)
+    some = land if count == land.rows else land.subset(torch.arange(count))
+    noise = some.noise_scale(some.point())
+    meter.add(forward=1, example_gradients=count)
+    return {
+        "loss_stderr": land.loss_stderr(),
+        "gradient_stderr": (noise.trace / land.rows) ** 0.5,
+        "noise_scale": noise.value,
+        "noise_scale_stderr": noise.stderr,
+    }
+
+
+def eigenvalues(context: Context) -> "xr.Dataset":
+    """Top eigenpairs, and the smallest eigenvalue with its curvature vᵀHv."""
+    import xarray as xr
+
+    plan, hessian = context.plan, context.hessian
+    limits: dict[str, Any] = {
+        "max_products": plan.eigen_products,
+        "memory": plan.memory,
+        "seed": plan.seed,
+    }
+    with Meter() as meter:
+        top = ti.top_eigenpairs(hessian, plan.eigenpairs, which="LA", **limits)
+        low = ti.top_eigenpairs(hessian, 1, which="SA", **limits)
+        v = low.vectors[:, 0]
+        curvature = float(v.double() @ (hessian @ v).double())
+        products = top.products + low.products + 1
+        meter.add(products=products)
+    context.archive.save_directions("hessian", top.vectors)
+    context.archive.save_directions("descent", low.vectors)
+    return xr.Dataset(
+        {
+            "value": ("pair", top.values.numpy()),
+            "residual": ("pair", top.residuals.numpy()),
+            "converged": ("pair", top.converged.numpy().astype("int8")),
+            "smallest": ((), float(low.values[0])),
+            "smallest_residual": ((), float(low.residuals[0])),
+            "smallest_converged": ((), int(low.converged[0])),
+            "curvature": ((), curvature),
+            "products": ((), products),
+        },
+        attrs=context.attributes(meter, note=f"{top.note} {low.note}".strip()),
+    )
+
+
+def trace(context: Context) -> "xr.Dataset":
+    """Trace of the Hessian with its standard error."""
+    import xarray as xr
+
+    plan = context.plan
+    with Meter() as meter:
+        estimate = ti.trace(
+            context.hessian,
+            rtol=0.01,
+            max_products=plan.trace_products,
+            memory=plan.memory,
+            seed=plan.seed,
+        )
+        meter.add(products=estimate.products)
+    return xr.Dataset(
+        {
+            "value": ((), estimate.value),
+            "stderr": ((), estimate.stderr),
+            "converged": ((), int(estimate.converged)),
+            "products": ((), estimate.products),
+        },
+        attrs=context.attributes(meter, method=estimate.method, note=estimate.note),
+    )
+
+
+def spectrum(context: Context) -> "xr.Dataset":
+    """Spectral density by stochastic Lanczos quadrature."""
+    plan, folder = context.plan, context.archive.chunks("spectrum")
+    identity = {"point": fingerprint(context.land.point()), "plan": plan.to_json()}
+    return ti.spectral_density(
+        context.hessian,
+        probes=plan.probes,
+        steps=plan.lanczos_steps,
+        seed=plan.seed,
+        memory=plan.memory,
+        store=None if folder is None else Store.resume(folder, identity),
+    )
+
+
+def sharpness(context: Context) -> "xr.Dataset":
+    """The table of sharpness measures, each with its radius."""
+    import xarray as xr
+
+    plan = context.plan
+    # Adaptive balls scale with the weights; where all are zero there is none.
+    still = not bool(context.land.point().any())
+    kinds = {
+        label: options
+        for label, options in SHARPNESS.items()
+        if not (still and "adaptive" in options)
+    }
+    with Meter() as meter:
+        rows = [
+            ti.sharpness(
+                context.land,
+                rho=plan.rho,
+                method=plan.sharpness_method,  # type: ignore[arg-type]  # a plan's text
+                steps=plan.sharpness_steps,
+                samples=plan.sharpness_samples,
+                seed=plan.seed,
+                **options,
+            )
+            for options in kinds.values()
+        ]
+        meter.add(evaluations=sum(row.evaluations for row in rows))
+    return xr.Dataset(
+        {
+            "value": ("kind", [row.value for row in rows]),
+            "stderr": ("kind", [row.stderr for row in rows]),
+            "radius": ("kind", [_or_nan(row.radius) for row in rows]),
+            "evaluations": ("kind", [row.evaluations for row in rows]),
+            "note": ("kind", np.array([row.note for row in rows], dtype=object)),
+        },
+        coords={"kind": list(kinds)},
+        attrs=context.attributes(meter, rho=plan.rho, method=plan.sharpness_method),
+    )
+
+
+def _or_nan(value: float | None) -> float:
+    return float("nan") if value is None else value
+
+
+def surface(context: Context) -> "xr.Dataset":
+    """A surface along two random directions, filter-normalized where that applies."""
+    plan, land = context.plan, context.land
+    directions = ti.random_directions(land, min(2, land.dim), seed=plan.seed)
+    axis = np.linspace(-plan.extent, plan.extent, plan.surface_points)
+    return _surface(context, "surface", directions, axis)
+
+
+def hessian_surface(context: Context) -> "xr.Dataset":
+    """A surface along the top two eigenvectors, as wide as the curvature asks.
+
+    The half-width r solves ½ λ₂ r² = max(1, L): there the quadratic model has risen by
+    as much as the loss itself, or by one.
+    """
+    found = context.archive.datasets["eigenvalues"]
+    vectors = context.archive.directions("hessian")
+    values = found["value"].values[:2]
+    land = context.land
+    directions = ti.Directions(
+        vectors[:, :2].to(land.point()),
+        layout=land.layout,
+        kind="hessian",
+        normalize="unit",
+        labels=tuple(f"λ = {value:.4g}" for value in values),
+        reference=fingerprint(land.point()),
+    )
+    loss, second = float(context.archive.datasets["point"]["loss"]), abs(values[-1])
+    rise = max(1.0, abs(loss)) if np.isfinite(loss) else 1.0
+    radius = float((2 * rise / second) ** 0.5) if second > 0 else 1.0
+    axis = np.linspace(-radius, radius, context.plan.surface_points)
+    return _surface(context, "hessian_surface", directions, axis)
+
+
+def _surface(
+    context: Context, name: str, directions: ti.Directions, axis: np.ndarray
+) -> "xr.Dataset":
+    return ti.surface(
+        context.land,
+        directions,
+        [axis] * directions.k,
+        at=context.land.point(),
+        store=context.archive.chunks(name),
+        executor=context.executor,
+        progress=context.progress,
+        threads=context.plan.threads,
+    )
+
+
+def topology(context: Context) -> "xr.Dataset":
+    """0-dimensional persistence of both surfaces, one after the other in one table."""
+    import xarray as xr
+
+    names = ("surface", "hessian_surface")
+    with Meter() as meter:
+        tables = [ti.persistence(context.archive.datasets[name]) for name in names]
+    columns = ("birth", "death", "birth_index", "saddle_index")
+    return xr.Dataset(
+        {
+            column: ("pair", np.concatenate([getattr(t, column) for t in tables]))
+            for column in columns
+        },
+        coords={"surface": ("pair", np.repeat(names, [len(t) for t in tables]))},
+        attrs=context.attributes(meter),
+    )
+
+
+def layers(context: Context) -> "xr.Dataset":
+    """Trace, top eigenvalue, gradient and weight norm, relative flatness by layer."""
+    import xarray as xr
+
+    land, plan, hessian = context.land, context.plan, context.hessian
+    theta = land.point()
+    blocks = land.layout.select(plan.layers)
+    names = [block.name for block in blocks]
+    with Meter() as meter:
+        before = hessian.products
+        gradient = land.layout.split(land.gradient(theta))
+        weights = land.layout.split(theta)
+        traces = ti.block_traces(
+            hessian, land.layout, probes=plan.layer_probes, seed=plan.seed
+        )
+        top = [
+            ti.top_eigenpairs(
+                hessian.submatrix(name), 1, tol=1e-2, max_products=plan.layer_products
+            )
+            for name in names
+        ]
+        flatness = _relative_flatness(context)
+        meter.add(products=hessian.products - before, gradients=1)
+    return xr.Dataset(
+        {
+            "trace": ("layer", [traces[name].value for name in names]),
+            "trace_stderr": ("layer", [traces[name].stderr for name in names]),
+            "top_eigenvalue": ("layer", [float(pair.values[0]) for pair in top]),
+            "converged": ("layer", [int(pair.converged[0]) for pair in top]),
+            "gradient_norm": (
+                "layer",
+                [float(gradient[n].norm()) for n in names],
+            ),
+            "weight_norm": ("layer", [float(weights[n].norm()) for n in names]),
+            "size": ("layer", [b.size for b in blocks]),
+            "relative_flatness": (
+                "layer",
+                [flatness.get(name, float("nan")) for name in names],
+            ),
+        },
+        coords={"layer": names},
+        attrs=context.attributes(meter),
+    )
+
+
+def _relative_flatness(context: Context) -> dict[str, float]:
+    """Return relative flatness of the weight matrices by name; none may be selected."""
+    land, plan = context.land, context.plan
+    if all(len(block.shape) < 2 for block in land.layout.select(plan.layers)):
+        return {}
+    found = ti.sharpness(
+        land,
+        "relative",
+        layers=plan.layers,
+        samples=plan.layer_probes,
+        exact=plan.layer_probes,
+        seed=plan.seed,
+    )
+    return found.per_layer or {}
+
+
+def paths(context: Context) -> "xr.Dataset":
+    """Straight lines from the first checkpoint to the others, and their barriers."""
+    import xarray as xr
+
+    (first, start), *others = context.checkpoints.items()
+    with Meter() as meter:
+        found = [
+            ti.barrier(context.land, start, end, points=context.plan.path_points)
+            for _, end in others
+        ]
+        meter.add(forward=sum(one.evaluations for one in found))
+    lines = xr.concat([one.line.drop_attrs() for one in found], dim="pair")
+    return (
+        lines.assign(
+            barrier=("pair", [one.value for one in found]),
+            max_end=("pair", [one.max_end for one in found]),
+            mean_end=("pair", [one.mean_end for one in found]),
+        )
+        .assign_coords(pair=[f"{first} – {name}" for name, _ in others])
+        .assign_attrs(context.attributes(meter))
+    )
+
+
+def plane(context: Context) -> "xr.Dataset":
+    """The plane through the first three checkpoints."""
+    states = list(context.checkpoints.values())[:3]
+    directions = ti.plane_through(context.land, *states)
+    corners = np.stack([point.numpy() for point in directions.anchors.values()])
+    low, high = corners.min(0), corners.max(0)
+    margin = 0.25 * (high - low)
+    count = context.plan.surface_points
+    axes = [
+        np.linspace(low[j] - margin[j], high[j] + margin[j], count) for j in range(2)
+    ]
+    return ti.surface(
+        context.land,
+        directions,
+        axes,
+        store=context.archive.chunks("plane"),
+        executor=context.executor,
+        progress=context.progress,
+        threads=context.plan.threads,
+    )
+
+
+RUN: dict[str, Callable[[Context], "xr.Dataset"]] = {
+    "point": point,
+    "eigenvalues": eigenvalues,
+    "trace": trace,
+    "spectrum": spectrum,
+    "sharpness": sharpness,
+    "surface": surface,
+    "hessian_surface": hessian_surface,
+    "topology": topology,
+    "layers": layers,
+    "paths": paths,
+    "plane": plane,
+}

@@ -1,0 +1,258 @@
+"""A survey from landscape to directory: figures, resume, repeated plans, refusals."""
+
+import dataclasses
+import json
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from thalweg import NetworkLandscape, Quadratic, survey
+from thalweg.errors import ConvergenceWarning, InputError, StoreError
+from thalweg.models import mlp
+from thalweg.surveying import Plan, rebuild_report
+from thalweg.surveying import steps as survey_steps
+
+EIGENVALUES = torch.tensor([9.0, 4.0, 2.0, 1.0, 0.5, 0.25, 0.125], dtype=torch.float64)
+SMALL = {
+    "eigen_products": 30,
+    "trace_products": 20,
+    "probes": 2,
+    "lanczos_steps": 7,
+    "surface_points": 5,
+    "sharpness_method": "pgd",
+    "sharpness_steps": 20,
+    "sharpness_samples": 8,
+    "layer_products": 20,
+    "layer_probes": 8,
+}
+
+
+def quadratic(eigenvalues=EIGENVALUES):
+    draws = torch.randn(7, 7, generator=torch.Generator().manual_seed(0)).double()
+    rotation = torch.linalg.qr(draws).Q
+    matrix = rotation @ torch.diag(eigenvalues) @ rotation.T
+    return Quadratic((matrix + matrix.T) / 2, offset=0.5)
+
+
+def network(seed=0):
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(40, 5, generator=generator)
+    y = torch.randint(0, 3, (40,), generator=generator)
+    model = mlp((5, 4, 3), seed=seed)
+    return NetworkLandscape(model, functional.cross_entropy, (x, y))
+
+
+def plan_of(land, **changes):
+    """Return a small plan for a landscape, made without timing."""
+    rows = land.rows if isinstance(land, NetworkLandscape) else 0
+    base = survey(land, only="point", budget=30).plan
+    steps = changes.pop("steps", survey_steps_of(land))
+    changed = {**SMALL, "steps": steps, "examples": rows, **changes}
+    return dataclasses.replace(base, **changed)
+
+
+def survey_steps_of(land):
+    return tuple(s for s in survey_steps.RUN if s not in ("paths", "plane"))
+
+
+def same(a, b):
+    """Whether two datasets agree to the bit but for their cost."""
+    attrs = [{k: v for k, v in ds.attrs.items() if k != "cost"} for ds in (a, b)]
+    return (
+        a.identical(a)
+        and a.drop_attrs().identical(b.drop_attrs())
+        and (attrs[0] == attrs[1])
+    )
+
+
+def test_every_figure_of_a_quadratic_is_the_closed_form(tmp_path):
+    land = quadratic()
+    found = survey(land, out=tmp_path / "q", plan=plan_of(land))
+    figures = found.summary["figures"]
+    top = [entry["value"] for entry in figures["top_eigenvalues"]]
+    np.testing.assert_allclose(top, EIGENVALUES[:5], rtol=1e-6)
+    assert figures["smallest_eigenvalue"]["value"] == pytest.approx(0.125, rel=1e-6)
+    assert figures["curvature"] == pytest.approx(0.125, rel=1e-6)
+    assert figures["trace"]["value"] == pytest.approx(16.875, rel=1e-10)
+    assert figures["loss"] == 0.5 and figures["gradient_norm"] == 0
+    rho = found.plan.rho
+    zeroth = figures["sharpness"]["zeroth"]["value"]
+    assert zeroth == pytest.approx(rho**2 * 9 / 2, rel=1e-6)
+    assert figures["sharpness"]["first"]["value"] == pytest.approx(rho**2 * 9, rel=1e-6)
+    assert found.summary["verdict"]["kind"] == "no negative curvature found"
+    # The surface along the top eigenvectors is 0.5 + (9 a² + 4 b²) / 2.
+    surface = found.datasets["hessian_surface"]
+    a, b = surface["x0"], surface["x1"]
+    expected = 0.5 + (9 * a**2 + 4 * b**2) / 2
+    np.testing.assert_allclose(surface["loss"], expected, rtol=1e-8)
+    # Its half-width is where the second direction has risen by one.
+    assert float(a[-1]) == pytest.approx((2 / 4) ** 0.5, rel=1e-6)
+    # One basin, its minimum in the middle.
+    assert found.datasets["topology"].sizes["pair"] == 2
+    # The spectral density of seven steps in seven dimensions is exact.
+    nodes = found.datasets["spectrum"]["nodes"].values
+    np.testing.assert_allclose(
+        np.sort(nodes, axis=1)[:, ::-1], np.tile(EIGENVALUES, (2, 1)), rtol=1e-8
+    )
+
+
+def test_a_saddle_is_called_one_and_its_direction_kept(tmp_path):
+    eigenvalues = EIGENVALUES.clone()
+    eigenvalues[-1] = -0.5
+    land = quadratic(eigenvalues)
+    plan = plan_of(land, steps=("point", "eigenvalues"))
+    found = survey(land, out=tmp_path / "s", plan=plan)
+    assert found.summary["verdict"]["kind"] == "saddle"
+    from safetensors.torch import load_file
+
+    v = load_file(tmp_path / "s" / "directions" / "descent.safetensors")["basis"][:, 0]
+    assert float(v @ land.matrix @ v) == pytest.approx(-0.5, rel=1e-6)
+
+
+def test_a_network_survey_leaves_model_and_generators_as_they_were(tmp_path):
+    land = network()
+    land.model.train()
+    before = {k: v.clone() for k, v in land.model.state_dict().items()}
+    state = torch.get_rng_state()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        found = survey(land, out=tmp_path / "n", plan=plan_of(land))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert land.model.training and all(p.grad is None for p in land.model.parameters())
+    for name, tensor in land.model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    for name in ("report.html", "summary.json", "survey.nc", "plan.json"):
+        assert (tmp_path / "n" / name).stat().st_size > 0
+    assert not (tmp_path / "n" / "chunks").exists()
+    assert found.summary["verdict"]["kind"] == "not stationary"
+    stored = json.loads((tmp_path / "n" / "summary.json").read_text())
+    assert stored["figures"]["loss"] == found.summary["figures"]["loss"]
+    assert set(found.datasets["layers"]["layer"].values) == set(land.layout.names)
+
+
+def test_an_interrupted_survey_goes_on_to_the_same_figures(tmp_path, monkeypatch):
+    land = network()
+    plan = plan_of(land, steps=("point", "eigenvalues", "trace", "surface"))
+    whole = survey(land, out=tmp_path / "whole", plan=plan)
+
+    def interrupted(context):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setitem(survey_steps.RUN, "trace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            survey(land, out=tmp_path / "cut", plan=plan)
+
+    def forbidden(context):
+        raise AssertionError("a finished step ran again")
+
+    with monkeypatch.context() as patch:
+        patch.setitem(survey_steps.RUN, "eigenvalues", forbidden)
+        resumed = survey(land, out=tmp_path / "cut", resume=True)
+    for step in plan.steps:
+        assert same(whole.datasets[step], resumed.datasets[step]), step
+
+
+def test_a_plan_repeats_a_survey_to_the_bit(tmp_path):
+    land = network()
+    plan = plan_of(land, steps=("point", "trace", "spectrum", "sharpness"))
+    first = survey(land, out=tmp_path / "a", plan=plan)
+    second = survey(network(), plan=tmp_path / "a")
+    for step in plan.steps:
+        assert same(first.datasets[step], second.datasets[step]), step
+
+
+def test_another_survey_in_the_directory_is_refused(tmp_path):
+    plan = plan_of(network(), steps=("point",))
+    survey(network(), out=tmp_path / "a", plan=plan)
+    with pytest.raises(StoreError, match="--resume, or choose another"):
+        survey(network(), out=tmp_path / "a", plan=plan)
+    with pytest.raises(StoreError, match="another landscape"):
+        survey(network(seed=1), out=tmp_path / "a", resume=True)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "thesis.tex").write_text("years of work")
+    with pytest.raises(StoreError, match="holds no survey"):
+        survey(network(), out=tmp_path / "b", plan=plan)
+    assert [p.name for p in (tmp_path / "b").iterdir()] == ["thesis.tex"]
+
+
+def test_a_report_is_rebuilt_from_what_is_stored(tmp_path):
+    plan = plan_of(network(), steps=("point", "surface"))
+    survey(network(), out=tmp_path / "a", plan=plan, name="My <net>")
+    html = (tmp_path / "a" / "report.html").read_text()
+    (tmp_path / "a" / "report.html").unlink()
+    path = rebuild_report(tmp_path / "a")
+    assert path == tmp_path / "a" / "report.html"
+    assert path.read_text() == html
+    assert "My &lt;net&gt;" in html
+    with pytest.raises(StoreError, match="no survey at"):
+        rebuild_report(tmp_path)
+    (tmp_path / "a" / "survey.nc").write_bytes(b"cut off")
+    with pytest.raises(StoreError, match="cannot be read"):
+        rebuild_report(tmp_path / "a")
+
+
+def test_checkpoints_draw_lines_barriers_and_a_plane(tmp_path):
+    land = network()
+    states = {name: mlp((5, 4, 3), seed=i).state_dict() for i, name in enumerate("abc")}
+    plan = plan_of(land, steps=("point", "paths", "plane"))
+    found = survey(land, plan=plan, checkpoints=states, out=tmp_path / "p")
+    paths = found.datasets["paths"]
+    assert list(paths["pair"].values) == ["a – b", "a – c"]
+    for i, end in enumerate("bc"):
+        line = paths["loss"].values[i]
+        for t, name in ((0, "a"), (-1, end)):
+            expected = float(land.loss(land.flatten(states[name])))
+            assert line[t] == pytest.approx(expected, rel=1e-6)
+    assert found.datasets["plane"].sizes == {"x0": 5, "x1": 5}
+    assert len(found.summary["figures"]["barriers"]) == 2
+
+
+def test_a_loss_that_is_nan_everywhere_is_said(tmp_path):
+    class Broken(Quadratic):
+        def loss(self, points):
+            return super().loss(points) * float("nan")
+
+    land = Broken(torch.eye(3, dtype=torch.float64))
+    plan = plan_of(quadratic(), steps=("point", "surface"), layers="*")
+    found = survey(land, plan=plan, out=tmp_path / "nan")
+    assert not found.finite
+    assert found.summary["verdict"] is None
+    assert any("not finite at 25 of 25" in text for text in found.summary["warnings"])
+
+
+def test_a_budget_too_small_for_all_examples_says_so():
+    from thalweg.surveying.budget import Costs, choose
+
+    land = network()
+    costs = Costs(loss=0.1, gradient=0.3, product=0.5, vector=100)
+    options = {"steps": ("point", "eigenvalues", "surface"), "memory": 10**9}
+    options |= {"threads": 1, "layers": "*", "seed": 0}
+    rich = choose(land, costs, budget=3600.0, **options)
+    assert rich.examples == rich.total == 40 and not rich.notes
+    assert rich.surface_points == 41
+    # 40 examples are few: a landscape of many is thinned.
+    land._data.sizes  # noqa: B018  # the landscape has data
+    poor = choose(land, costs, budget=10.0, **options)
+    assert poor.surface_points == 11
+    assert any("11 points an axis" in note for note in poor.notes)
+
+
+def test_bad_options_are_refused():
+    with pytest.raises(InputError, match="budget"):
+        survey(quadratic(), budget="soon")
+    with pytest.raises(InputError, match="memory"):
+        survey(quadratic(), memory="lots")
+    with pytest.raises(InputError, match="no name matches"):
+        survey(quadratic(), layers="fc.*")
+    with pytest.raises(InputError, match="no step"):
+        survey(quadratic(), only="everything")
+
+
+def test_the_plan_is_stored_and_read(tmp_path):
+    plan = plan_of(network(), steps=("point",))
+    survey(network(), out=tmp_path / "a", plan=plan)
+    assert Plan.read(tmp_path / "a") == plan
