@@ -125,7 +125,7 @@ def test_thick_restart_of_a_block_keeps_the_copies():
 
 def test_a_small_memory_restarts_and_says_so():
     A = MatrixOperator(rotated(spread(200)))
-    pairs = ti.top_eigenpairs(A, 4, memory=200 * 8 * 15)
+    pairs = ti.top_eigenpairs(A, 4, memory=200 * 8 * 19)
     assert "limited to 15 vectors by memory" in pairs.note
     np.testing.assert_allclose(pairs.values.numpy(), [9, 6.5, 4, 3], rtol=1e-9)
 

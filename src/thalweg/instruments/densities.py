@@ -10,7 +10,7 @@ from thalweg.errors import InputError
 from thalweg.execution import Store
 from thalweg.instruments.eigenpairs import DEFAULT_MEMORY
 from thalweg.instruments.lanczos import Lanczos
-from thalweg.instruments.sketches import sign_probe
+from thalweg.instruments.sketches import sign_probe, vectors_within
 from thalweg.landscapes import LinearOperator
 from thalweg.provenance import Meter, attributes
 
@@ -172,8 +172,7 @@ def _check(probes: int, steps: int, sigma: float | str) -> None:
 
 
 def _steps(A: LinearOperator, steps: int, memory: int) -> tuple[int, str]:
-    item = torch.empty(0, dtype=A.dtype).element_size()
-    fits = max(memory // (A.dim * item), 1)
+    fits = max(vectors_within(A, memory), 1)
     held = min(steps, A.dim, fits)
     if fits < min(steps, A.dim):
         return held, f"{held} steps instead of {steps}: limited by memory={memory}"

@@ -13,6 +13,7 @@ from thalweg.errors import InputError
 from thalweg.instruments.estimates import Estimate
 from thalweg.instruments.sketches import (
     RangeSketch,
+    block_size,
     exact_diagonal,
     inner,
     multiply,
@@ -22,7 +23,6 @@ from thalweg.instruments.trace_estimators import mean, unit_leave_one_out
 from thalweg.landscapes import Layout, LinearOperator
 
 Method = Literal["xdiag", "hutchinson"]
-_BLOCK = 32
 
 
 @dataclass(frozen=True)
@@ -158,8 +158,9 @@ class _Moments:
 
 def _bekas(A: LinearOperator, probes: int, seed: int) -> _Moments:
     moments = _Moments(A)
-    for start in range(0, probes, _BLOCK):
-        indices = range(start, min(start + _BLOCK, probes))
+    block = block_size(A)
+    for start in range(0, probes, block):
+        indices = range(start, min(start + block, probes))
         Z = torch.stack([sign_probe(A, seed, "probe", i) for i in indices])
         for sample in Z * multiply(A, Z):
             moments.add(sample)

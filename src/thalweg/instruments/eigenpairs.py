@@ -12,6 +12,7 @@ from torch import Tensor
 from thalweg.errors import ConvergenceWarning, InputError, PrecisionWarning
 from thalweg.instruments.lanczos import Lanczos
 from thalweg.instruments.lobpcg import Preconditioner, lobpcg
+from thalweg.instruments.sketches import vectors_within
 from thalweg.landscapes import LinearOperator
 from thalweg.seeding import normal
 
@@ -79,7 +80,7 @@ def top_eigenpairs(
             with them, so that what they lack can still be found.
         max_basis: Vectors held at most; a thick restart keeps the k + 5 best. By
             default as many as the memory holds, at most 300 or 8 k.
-        memory: Bytes that the basis may take.
+        memory: Bytes that the basis and the vectors returned may take.
         preconditioner: With one (positive numbers (dim,), or a function of columns)
             LOBPCG is used instead, for "LA" and "SA": worth it for many pairs (k > 20)
             whose inverse gaps a preconditioner shrinks. It holds six blocks of k + 5
@@ -212,8 +213,7 @@ def _rows(
             f"max_basis must be at least k + starts + 2 = {least}, got {max_basis}"
         )
     wanted = max(300, 8 * k, least) if max_basis is None else max_basis
-    item = torch.empty(0, dtype=A.dtype).element_size()
-    fits = memory // (A.dim * item)
+    fits = vectors_within(A, memory) - k  # the vectors returned are beside the basis
     rows = min(wanted, A.dim, max(fits, least))
     if fits >= min(wanted, A.dim):
         return rows, ""

@@ -11,7 +11,17 @@ from thalweg.errors import InputError
 from thalweg.landscapes import LinearOperator
 from thalweg.seeding import normal, rademacher
 
-_BLOCK = 32  # unit vectors multiplied at a time
+_PIECE = 1 << 20  # entries cast to float64 at a time
+
+
+def block_size(A: LinearOperator, memory: int = 1 << 26) -> int:
+    """Return how many vectors to multiply at a time: at most 32, within `memory`."""
+    return max(1, min(32, vectors_within(A, memory)))
+
+
+def vectors_within(A: LinearOperator, memory: int) -> int:
+    """Return how many of the operator's vectors fit into so many bytes."""
+    return memory // (A.dim * torch.empty(0, dtype=A.dtype).element_size())
 
 
 def sign_probe(A: LinearOperator, seed: int, name: str, index: int) -> Tensor:
@@ -29,7 +39,8 @@ def sphere_probe(A: LinearOperator, seed: int, name: str, index: int) -> Tensor:
 
 def inner(a: Float[Tensor, " dim"], b: Float[Tensor, " dim"]) -> float:
     """Return a.b, summed in float64."""
-    return float(a.double() @ b.double())
+    pieces = zip(a.split(_PIECE), b.split(_PIECE), strict=True)
+    return sum(float(u.double() @ v.double()) for u, v in pieces)
 
 
 def multiply(A: LinearOperator, rows: Float[Tensor, "b dim"]) -> Float[Tensor, "b dim"]:
@@ -47,8 +58,9 @@ def multiply(A: LinearOperator, rows: Float[Tensor, "b dim"]) -> Float[Tensor, "
 def exact_diagonal(A: LinearOperator) -> Float[Tensor, " dim"]:
     """Return the diagonal in float64 from `dim` products with unit vectors."""
     diagonal = torch.empty(A.dim, dtype=torch.float64, device=A.device)
-    for start in range(0, A.dim, _BLOCK):
-        rows = torch.arange(min(_BLOCK, A.dim - start), device=A.device)
+    block = block_size(A)
+    for start in range(0, A.dim, block):
+        rows = torch.arange(min(block, A.dim - start), device=A.device)
         units = torch.zeros(len(rows), A.dim, dtype=A.dtype, device=A.device)
         units[rows, start + rows] = 1
         diagonal[start + rows] = multiply(A, units)[rows, start + rows].double()
@@ -76,6 +88,11 @@ class RangeSketch:
     def Q(self) -> Float[Tensor, "rank dim"]:
         """The basis so far."""
         return self._buffer[: self.rank]
+
+    @property
+    def room(self) -> int:
+        """How many more rows Q may get."""
+        return self.rows - self.rank
 
     def extend(
         self, Y: Float[Tensor, "b dim"]

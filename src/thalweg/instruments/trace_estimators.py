@@ -13,6 +13,7 @@ from torch import Tensor
 
 from thalweg.instruments.sketches import (
     RangeSketch,
+    block_size,
     inner,
     multiply,
     sign_probe,
@@ -20,7 +21,6 @@ from thalweg.instruments.sketches import (
 )
 from thalweg.landscapes import LinearOperator
 
-_BLOCK = 32  # probes multiplied at a time where they need not be kept
 _TRUSTED = 8  # samples that a standard error wants
 
 
@@ -35,12 +35,13 @@ class Hutchinson:
 
     def grow(self, products: int) -> None:
         """Take a probe a product."""
-        for start in range(0, products, _BLOCK):
+        block = block_size(self.A)
+        for start in range(0, products, block):
             first = len(self.samples)
             Z = torch.stack(
                 [
                     sign_probe(self.A, self.seed, "probe", first + i)
-                    for i in range(min(_BLOCK, products - start))
+                    for i in range(min(block, products - start))
                 ]
             )
             rows = multiply(self.A, Z)
@@ -60,11 +61,12 @@ class XTrace:
     Args:
         A: Symmetric operator of shape (dim, dim).
         rows: Most rows of the sketch.
+        block: Most probes multiplied at a time.
         seed: Probe i depends on (seed, i).
     """
 
-    def __init__(self, A: LinearOperator, rows: int, seed: int) -> None:
-        self.A, self.seed = A, seed
+    def __init__(self, A: LinearOperator, rows: int, block: int, seed: int) -> None:
+        self.A, self.block, self.seed = A, block, seed
         self.sketch = RangeSketch(A, min(rows, A.dim - 1))
         rows = self.sketch.rows
         self._probes = torch.empty(rows, A.dim, dtype=A.dtype, device=A.device)
@@ -77,14 +79,16 @@ class XTrace:
 
     def grow(self, products: int) -> None:
         """Widen the sketch at two products a probe; past that, one a remainder."""
-        room = 0 if self.sketch.exhausted else self.sketch.rows - self.sketch.rank
-        width = min(products // 2, room)
-        if width:
-            before = self.A.products
+        before = self.A.products
+        while not self.sketch.exhausted:
+            left = (products - self.A.products + before) // 2
+            width = min(left, self.sketch.room, self.block)
+            if not width:
+                break
             self._widen(width)
-            products -= self.A.products - before
+        products -= self.A.products - before
         if not self.sketch.exhausted:
-            if width < room:
+            if self.sketch.room:
                 return
             self.note = (
                 f"the sketch is limited to {self.sketch.rank} probes; more of them see "
@@ -133,8 +137,8 @@ class HutchPlusPlus:
 
     note = ""
 
-    def __init__(self, A: LinearOperator, rows: int, seed: int) -> None:
-        self.A, self.seed = A, seed
+    def __init__(self, A: LinearOperator, rows: int, block: int, seed: int) -> None:
+        self.A, self.block, self.seed = A, block, seed
         self.sketch = RangeSketch(A, min(rows, A.dim - 1))
         self._probes = torch.empty(0, A.dim, dtype=A.dtype, device=A.device)
         self.W = np.zeros((0, 0))  # QᵀG
@@ -144,15 +148,17 @@ class HutchPlusPlus:
 
     def grow(self, products: int) -> None:
         """Spend a third on S, a third on A Q and a third on the probes."""
-        room = 0 if self.sketch.exhausted else self.sketch.rows - self.sketch.rank
-        width = min(products // 3, room)
-        if width:
-            before = self.A.products
-            self._widen(width)
-            products -= self.A.products - before
-        growing = not self.sketch.exhausted and self.sketch.rank < self.sketch.rows
-        for start in range(0, width if growing else products, _BLOCK):
-            self._probe(min(_BLOCK, (width if growing else products) - start), growing)
+        before = self.A.products
+        for start in range(0, products // 3, self.block):
+            if self.sketch.exhausted or not self.sketch.room:
+                break
+            left = min(products // 3 - start, self.block, self.sketch.room)
+            self._widen(left)
+        spent = self.A.products - before
+        growing = not self.sketch.exhausted and self.sketch.room > 0
+        count = spent // 2 if growing else products - spent
+        for start in range(0, count, self.block):
+            self._probe(min(self.block, count - start), growing)
         if not growing:
             self._probes = self._probes[:0].clone()
 

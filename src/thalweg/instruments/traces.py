@@ -4,12 +4,10 @@ import math
 import warnings
 from typing import Literal, get_args
 
-import torch
-
 from thalweg.errors import ConvergenceWarning, InputError
 from thalweg.instruments.eigenpairs import DEFAULT_MEMORY
 from thalweg.instruments.estimates import Estimate
-from thalweg.instruments.sketches import exact_diagonal
+from thalweg.instruments.sketches import block_size, exact_diagonal, vectors_within
 from thalweg.instruments.trace_estimators import (
     Hutchinson,
     HutchPlusPlus,
@@ -48,8 +46,9 @@ def trace(
         max_products: Most products to spend; 1000 by default.
         probes: Take this many probes (two products each with "xtrace", three with
             "hutch++", one with "hutchinson") instead of stopping by `rtol`.
-        memory: Bytes that the sketch may take. A sketch that reaches it is kept as it
-            is, and further probes see the remainder of A outside it.
+        memory: Bytes that the sketch, its probes and work space may take. A sketch that
+            reaches it is kept as it is, and further probes see the remainder of A
+            outside it.
         seed: Probe i depends on (seed, i) only.
 
     Raises:
@@ -113,14 +112,14 @@ def _check(method: str, rtol: float, limit: int, probes: int | None) -> None:
 def _estimator(
     A: LinearOperator, method: Method, limit: int, memory: int, seed: int
 ) -> XTrace | HutchPlusPlus | Hutchinson:
-    """Return the estimator, its sketch within `memory` (probes are kept beside it)."""
-    item = torch.empty(0, dtype=A.dtype).element_size()
-    rows = min(memory // (2 * A.dim * item), limit // _PER_PROBE[method])
-    if method == "xtrace":
-        return XTrace(A, rows, seed)
-    if method == "hutch++":
-        return HutchPlusPlus(A, rows, seed)
-    return Hutchinson(A, seed)
+    """Return the estimator, its sketch, probes and work space within `memory`."""
+    if method == "hutchinson":
+        return Hutchinson(A, seed)
+    fits = vectors_within(A, memory)
+    block = block_size(A, memory // 16)
+    rows = min(max(fits - 5 * block, 0) // 2, limit // _PER_PROBE[method])
+    kind = XTrace if method == "xtrace" else HutchPlusPlus
+    return kind(A, rows, block, seed)
 
 
 def _exact(A: LinearOperator, spent: int) -> Estimate:
