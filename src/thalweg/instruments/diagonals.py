@@ -11,11 +11,11 @@ from torch import Tensor
 
 from thalweg.errors import InputError
 from thalweg.instruments.estimates import Estimate
+from thalweg.instruments.inner_products import coefficients, inner
 from thalweg.instruments.sketches import (
     RangeSketch,
     block_size,
     exact_diagonal,
-    inner,
     multiply,
     sign_probe,
 )
@@ -185,7 +185,7 @@ def _xdiag(A: LinearOperator, probes: int, seed: int) -> _Moments:
     moments = _Moments(A)
     if sketch.exhausted:
         for z, y in zip(Omega[len(Q) :], Y[len(Q) :], strict=True):
-            moments.add(captured + (z * (y - Q.T @ (Q @ y))).double())
+            moments.add(captured + (z * (y - Q.T @ coefficients(Q, y).to(y))).double())
         return moments
     S, lengths = unit_leave_one_out(R)
     small = torch.from_numpy(np.ascontiguousarray(S.T)).to(Q)

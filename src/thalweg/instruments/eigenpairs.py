@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from thalweg.errors import ConvergenceWarning, InputError, PrecisionWarning
+from thalweg.instruments.inner_products import norm as length
 from thalweg.instruments.lanczos import Lanczos
 from thalweg.instruments.lobpcg import Preconditioner, lobpcg
 from thalweg.instruments.sketches import vectors_within
@@ -124,7 +125,7 @@ def top_eigenpairs(
         )
     residuals = np.array(
         [
-            float((A @ v - value * v).norm())
+            length(A @ v - value * v)
             for value, v in zip(values.tolist(), vectors.unbind(1), strict=True)
         ]
     )

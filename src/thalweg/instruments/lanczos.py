@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thalweg.errors import InputError
+from thalweg.instruments.inner_products import coefficients, norm
 from thalweg.landscapes import LinearOperator
 from thalweg.seeding import normal
 
@@ -76,7 +77,7 @@ class Lanczos:
         self._eps = torch.finfo(A.dtype).eps
         for start in starts.unbind(1):
             start = start.to(dtype=A.dtype, device=A.device)
-            length = float(start.norm())
+            length = norm(start)
             rest, left = self._against(start, 0)[0::2]
             if length > 0 and left > 10 * self._eps * length and self.size < self.rows:
                 self._append(rest / left, first=0)
@@ -97,8 +98,8 @@ class Lanczos:
         """Multiply the next basis vector and append what is new in the product."""
         j, n = self.processed, self.size
         w = (self.A @ self.basis[j]).detach()
-        w, h, norm = self._against(w, int(self._first[j]), j)
-        if not np.isfinite(norm):
+        w, h, length = self._against(w, int(self._first[j]), j)
+        if not np.isfinite(length):
             raise InputError(
                 f"product {self.A.products} of the {type(self.A).__name__} is not "
                 "finite: there is no spectrum here"
@@ -106,11 +107,11 @@ class Lanczos:
         self.projected[j:n, j] = h
         self.processed = j + 1
         self.scale = max(self.scale, float(np.abs(h).max()))
-        if norm > self._eps * max(self.scale, norm):
+        if length > self._eps * max(self.scale, length):
             if n < self.rows:
-                self.scale = max(self.scale, norm)
-                self.projected[n, j] = norm
-                self._append(w.div_(norm), first=j)
+                self.scale = max(self.scale, length)
+                self.projected[n, j] = length
+                self._append(w.div_(length), first=j)
         elif self.processed == self.size < self.A.dim:
             self.invariant = True
             if n < self.rows:
@@ -149,20 +150,20 @@ class Lanczos:
         """Orthogonalize w; return it, its coefficients from vector j on, its norm."""
         Q = self.basis[: self.size]
         near = Q[first:]
-        h = near @ w
-        w = torch.addmv(w, near.T, h, alpha=-1)  # not in place: w may be the caller's
-        coefficients = h[j - first :].double()
-        norm = float(w.norm())
+        h = coefficients(near, w)
+        w = torch.addmv(w, near.T, h.to(w), alpha=-1)  # a copy: w may be the caller's
+        total = h[j - first :].clone()
+        length = norm(w)
         for _ in range(3):
-            h = Q @ w
-            w.addmv_(Q.T, h, alpha=-1)
-            coefficients += h[j:]
-            before, norm = norm, float(w.norm())
-            if not norm < 0.7 * before:  # a NaN ends it too
+            h = coefficients(Q, w)
+            w.addmv_(Q.T, h.to(w), alpha=-1)
+            total += h[j:]
+            before, length = length, norm(w)
+            if not length < 0.7 * before:  # a NaN ends it too
                 break
         else:
-            norm = 0.0  # nothing but rounding was left
-        return w, coefficients.cpu().numpy(), norm
+            length = 0.0  # nothing but rounding was left
+        return w, total.cpu().numpy(), length
 
     def _append(self, q: Tensor, first: int) -> None:
         self.basis[self.size] = q
@@ -173,6 +174,6 @@ class Lanczos:
         """Append a random vector orthogonal to the basis."""
         q = normal((self.A.dim,), self.seed, "lanczos", self._drawn, like=self.basis)
         self._drawn += 1
-        q, _, norm = self._against(q / q.norm(), 0)
-        q, _, norm = self._against(q / norm, 0)
-        self._append(q / norm, first=self.size)
+        q, _, length = self._against(q / norm(q), 0)
+        q, _, length = self._against(q / length, 0)
+        self._append(q / length, first=self.size)

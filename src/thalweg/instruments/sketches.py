@@ -8,10 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thalweg.errors import InputError
+from thalweg.instruments.inner_products import coefficients, gram, inner, norm
 from thalweg.landscapes import LinearOperator
 from thalweg.seeding import normal, rademacher
-
-_PIECE = 1 << 20  # entries cast to float64 at a time
 
 
 def block_size(A: LinearOperator, memory: int = 1 << 26) -> int:
@@ -34,13 +33,7 @@ def sphere_probe(A: LinearOperator, seed: int, name: str, index: int) -> Tensor:
     """Return a vector uniform on the sphere of radius sqrt(dim)."""
     like = torch.empty(0, dtype=A.dtype, device=A.device)
     g = normal((A.dim,), seed, name, index, like=like)
-    return g * (math.sqrt(A.dim) / g.norm())
-
-
-def inner(a: Float[Tensor, " dim"], b: Float[Tensor, " dim"]) -> float:
-    """Return a.b, summed in float64."""
-    pieces = zip(a.split(_PIECE), b.split(_PIECE), strict=True)
-    return sum(float(u.double() @ v.double()) for u, v in pieces)
+    return g * (math.sqrt(A.dim) / norm(g))
 
 
 def multiply(A: LinearOperator, rows: Float[Tensor, "b dim"]) -> Float[Tensor, "b dim"]:
@@ -104,28 +97,37 @@ class RangeSketch:
         Block Gram-Schmidt, done twice: 8 b rank dim flops.
         """
         old = self.Q
-        first = Y @ old.T
-        rest, R = torch.linalg.qr((Y - first @ old).T)
-        second = rest.T @ old.T
-        rest, again = torch.linalg.qr((rest.T - second @ old).T)
+        first = gram(Y, old)
+        rest, R = _qr(Y - first.to(Y) @ old)
+        second = gram(rest, old)
+        rest, again = _qr(rest - second.to(Y) @ old)
         first = first + R.T @ second
-        R = (again @ R).double().cpu().numpy()
-        diagonal = np.abs(np.diag(R))
+        triangle = (again @ R).cpu().numpy()
+        diagonal = np.abs(np.diag(triangle))
         self._largest = max(self._largest, float(diagonal.max(initial=0.0)))
         small = diagonal <= self._drop * self._largest
         kept = int(small.argmax()) if small.any() else len(diagonal)
         self.exhausted = kept < len(diagonal)
         new = self._buffer[self.rank : self.rank + kept]
-        new.copy_(rest.T[:kept])
+        new.copy_(rest[:kept])
         Z = multiply(self.A, new)
-        side = (old @ Z.T).double().cpu().numpy()
-        corner = (new @ Z.T).double().cpu().numpy()
+        side = gram(old, Z).cpu().numpy()
+        corner = gram(new, Z).cpu().numpy()
         corner = (corner + corner.T) / 2
         self.H = np.block([[self.H, side], [side.T, corner]])
         self.rank += kept
-        return np.vstack([first.T.double().cpu().numpy(), R[:kept]]), Z
+        return np.vstack([first.T.cpu().numpy(), triangle[:kept]]), Z
 
     def remainder(self, z: Float[Tensor, " dim"]) -> float:
         """Return zᵀ (I - QᵀQ) A (I - QᵀQ) z; one product."""
-        outside = z - self.Q.T @ (self.Q @ z)
+        outside = z - self.Q.T @ coefficients(self.Q, z).to(z)
         return inner(outside, multiply(self.A, outside[None])[0])
+
+
+def _qr(
+    rows: Float[Tensor, "b dim"],
+) -> tuple[Float[Tensor, "b dim"], Float[Tensor, "b b"]]:
+    """Return Q (rows of unit length to rounding) and R in float64, rows = RᵀQ."""
+    Q, R = torch.linalg.qr(rows.T)
+    lengths = torch.tensor([norm(q) for q in Q.T], dtype=rows.dtype).to(rows.device)
+    return Q.T / lengths[:, None], (lengths[:, None] * R).double()

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from thalweg.instruments.inner_products import gram, inner
 from thalweg.instruments.sketches import (
     RangeSketch,
     block_size,
-    inner,
     multiply,
     sign_probe,
     sphere_probe,
@@ -118,8 +118,8 @@ class XTrace:
         R, _ = self.sketch.extend(Y)
         kept = self.sketch.rank - rank
         Q = self.sketch.Q
-        lower = (Q[rank:] @ self._probes[:rank].T).double().cpu().numpy()
-        right = (Q @ new.T).double().cpu().numpy()
+        lower = gram(Q[rank:], self._probes[:rank]).cpu().numpy()
+        right = gram(Q, new).cpu().numpy()
         dropped = remainders(self.sketch.H, right, R, quadratic)[kept:]
         self.remainders += dropped.tolist()
         self._probes[rank : rank + kept] = new[:kept]
@@ -174,10 +174,8 @@ class HutchPlusPlus:
         rank = self.sketch.rank
         _, Z = self.sketch.extend(multiply(self.A, torch.stack(S)))
         G = self._probes
-        self.W = np.vstack(
-            [self.W, (self.sketch.Q[rank:] @ G.T).double().cpu().numpy()]
-        )
-        self.T = np.vstack([self.T, (Z @ G.T).double().cpu().numpy()])
+        self.W = np.vstack([self.W, gram(self.sketch.Q[rank:], G).cpu().numpy()])
+        self.T = np.vstack([self.T, gram(Z, G).cpu().numpy()])
 
     def _probe(self, count: int, keep: bool) -> None:
         first = len(self.quadratic)
@@ -186,8 +184,8 @@ class HutchPlusPlus:
         )
         Y = multiply(self.A, G)
         Q = self.sketch.Q
-        self.W = np.hstack([self.W, (Q @ G.T).double().cpu().numpy()])
-        self.T = np.hstack([self.T, (Q @ Y.T).double().cpu().numpy()])
+        self.W = np.hstack([self.W, gram(Q, G).cpu().numpy()])
+        self.T = np.hstack([self.T, gram(Q, Y).cpu().numpy()])
         new = [inner(g, y) for g, y in zip(G, Y, strict=True)]
         self.quadratic = np.append(self.quadratic, new)
         if keep:
