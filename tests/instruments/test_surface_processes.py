@@ -20,8 +20,9 @@ import torch
 import thalweg
 from thalweg import NetworkLandscape
 from thalweg import instruments as ti
-from thalweg.errors import ExecutionError
+from thalweg.errors import ExecutionError, PrecisionWarning
 from thalweg.execution import ProcessExecutor, load_dataset
+from thalweg.landscapes import load_target
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(thalweg.__file__).parents[1])}
 
@@ -199,3 +200,83 @@ def test_a_line_between_modules_moves_the_statistics(cells):
     assert float(data["loss"][1]) == pytest.approx(expected, rel=1e-6)
     frozen = ti.line(land, land.flatten(a), land.flatten(b), points=3)
     assert float(frozen["loss"][1]) != pytest.approx(expected, rel=1e-3)
+
+
+TARGET = (
+    MODEL
+    + """
+import os
+if os.environ.get("SHIFTED"):
+    land = NetworkLandscape(Net(), loss, (x + 1, y))
+"""
+)
+
+
+def test_workers_build_a_target_themselves(job, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(TARGET)
+    target = load_target(f"{tmp_path / 'mine.py'}:land")
+    land = target.landscape
+    directions = ti.random_directions(land, 2, seed=1)
+    axes = [np.linspace(-1, 1, 12), np.linspace(-0.5, 1, 11)]
+    land.unsendable = open(tmp_path / "log", "w")  # noqa: SIM115
+    with land.unsendable, ProcessExecutor(1) as executor:
+        settings = {"executor": executor, "recipe": target.recipe}
+        same(ti.surface(land, directions, axes, **settings), job[1])
+    monkeypatch.setenv("SHIFTED", "1")
+    with ProcessExecutor(1) as executor:
+        settings = {"executor": executor, "recipe": target.recipe}
+        with pytest.raises(ExecutionError, match=r"another landscape.*'data'"):
+            ti.surface(land, directions, axes, **settings)
+
+
+def test_variances_held_outside_of_the_checkpoints_are_counted(cells):
+    land, Net = cells["land"], cells["Net"]
+    torch.manual_seed(1)
+    a, b = Net(), Net()
+    for model, scale in ((a, 1.0), (b, 3.0)):
+        model.train()(torch.randn(200, 6) * scale)
+        model.eval()
+    directions = ti.between(land, a, b)
+    data = ti.surface(land, directions, [[-3.0, 0.0, 0.5, 1.0]])
+    held = data["variances_held"].values
+    assert held[0] > 0 and not held[1:].any()
+    assert "variances_held" not in ti.line(land, a, b, points=3)
+    for anchor, model in zip((0.0, 1.0), (a, b), strict=True):
+        own = NetworkLandscape(model, cells["loss"], land.data)
+        expected = float(own.loss(own.origin))
+        assert float(data["loss"].sel(x0=anchor)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_plane_through_three_modules_meets_each_of_them(cells):
+    land, Net = cells["land"], cells["Net"]
+    torch.manual_seed(2)
+    models = [Net(), Net(), Net()]
+    for i, model in enumerate(models):
+        model.train()(torch.randn(200, 6) * (1 + i))
+        model.eval()
+    plane = ti.plane_through(land, *models)
+    at = np.array([anchor.numpy() for anchor in plane.anchors.values()])
+    data = ti.surface_at_points(land, plane, at)
+    for i, model in enumerate(models):
+        own = NetworkLandscape(model, cells["loss"], land.data)
+        expected = own.evaluate()
+        assert float(data["loss"][i]) == pytest.approx(expected["loss"], rel=1e-5)
+        assert float(data["accuracy"][i]) == pytest.approx(expected["accuracy"])
+
+
+def test_steps_lost_to_half_precision_are_warned_of_and_kept():
+    torch.manual_seed(0)
+    model = torch.nn.Linear(8, 3).bfloat16()
+    data = torch.randn(20, 8).bfloat16(), torch.randint(0, 3, (20,))
+    land = NetworkLandscape(model, torch.nn.CrossEntropyLoss(), data)
+    directions = ti.random_directions(land, 1, normalize="unit")
+    with pytest.warns(PrecisionWarning, match="half precision"):
+        found = ti.surface(land, directions, [[-1e-6, 0.0, 1e-6]])
+    step = json.loads(found.attrs["effective_step"])
+    assert step["kept"]["loss"] < 0.5
+    assert step["displacement"] == pytest.approx(1e-6, rel=1e-4)
+    full = NetworkLandscape(
+        model, torch.nn.CrossEntropyLoss(), data, dtype=torch.float32
+    )
+    found = ti.surface(full, directions, [[-1e-6, 0.0, 1e-6]])
+    assert "effective_step" not in found.attrs

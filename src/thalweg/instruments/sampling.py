@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from thalweg.errors import ExecutionError
 from thalweg.execution import (
     Item,
     OnError,
@@ -56,11 +57,13 @@ class Plane:
         landscapes: By the name of their variable.
         center: Point of shape (dim,).
         basis: Tensor (dim, k) or linear map, in the center's dtype.
+        direct: Whether it holds the user's one landscape itself.
     """
 
     landscapes: dict[str, Landscape]
     center: Float[Tensor, " dim"]
     basis: Tensor | LinearMap
+    direct: bool = True
 
     @property
     def pointwise(self) -> bool:
@@ -83,14 +86,67 @@ class Plane:
                 yield self.center + self.basis @ c
 
 
-class _Recipe:
-    """Hands a worker its plane; parts that cannot be sent are named below it."""
+class PlaneRecipe:
+    """Gives a worker its plane.
 
-    def __init__(self, plane: Plane) -> None:
-        self.plane = plane
+    In this process that is the plane itself. To others it travels whole, or, where
+    `build` is given, as that recipe of the landscape with the center and the basis.
+
+    Args:
+        plane: The plane.
+        build: Builds its one landscape in another process.
+    """
+
+    def __init__(
+        self, plane: Plane, build: Callable[[], Landscape] | None = None
+    ) -> None:
+        self.plane, self.build = plane, build
 
     def __call__(self) -> Plane:
+        """Return the plane.
+
+        Raises:
+            ExecutionError: The recipe gives another landscape in this process.
+        """
         return self.plane
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.build is None:
+            return PlaneRecipe, (self.plane,)
+        ((name, land),) = self.plane.landscapes.items()
+        constant = name, self.plane.center, self.plane.basis, _identity(land)
+        return _BuiltPlane, (self.build, constant)
+
+
+class _BuiltPlane:
+    """A plane whose landscape is built where it is needed."""
+
+    def __init__(
+        self,
+        build: Callable[[], Landscape],
+        constant: tuple[str, Tensor, Tensor | LinearMap, dict[str, object]],
+    ) -> None:
+        self.build, self.constant = build, constant
+
+    def __call__(self) -> Plane:
+        name, center, basis, expected = self.constant
+        land = self.build()
+        found = _identity(land)
+        differing = [key for key in expected if found.get(key) != expected[key]]
+        if differing:
+            raise ExecutionError(
+                f"the recipe builds another landscape in a worker: {differing} differ. "
+                "It must not depend on chance, on time or on what ran before; or use "
+                "executor='local'"
+            )
+        return Plane({name: land}, center, basis)
+
+
+def _identity(land: Landscape) -> dict[str, object]:
+    """Return what a landscape built anew must share: all but where it stands."""
+    described = land.describe()
+    described.pop("parameters", None)
+    return described
 
 
 def sample(
@@ -104,6 +160,7 @@ def sample(
     progress: ProgressName | Progress | None,
     on_error: OnError,
     threads: int,
+    recipe: Callable[[], Landscape] | None,
 ) -> tuple[Arrays, int]:
     """Return the quantity's arrays over all points, and how many were computed now.
 
@@ -120,7 +177,7 @@ def sample(
     results = execute(
         items,
         run_chunk,
-        _Recipe(plane),
+        PlaneRecipe(plane, recipe),
         store=kept,
         executor=executor,
         progress=progress,

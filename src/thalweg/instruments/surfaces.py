@@ -1,6 +1,6 @@
 """Surfaces: a landscape over a grid, or over points, in k directions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 Axis = Sequence[float] | np.ndarray | Tensor
 Land = Landscape | Mapping[str, Landscape]
+QUIET = ("variances_held",)  # said where it happened only
 EXTRA = {"gradient": ("direction",), "curvature": ("direction", "other_direction")}
 
 
@@ -44,6 +45,7 @@ def surface(
     progress: ProgressName | Progress | None = None,
     on_error: OnError = "raise",
     threads: int = 1,
+    recipe: Callable[[], Landscape] | None = None,
 ) -> "xarray.Dataset":
     """Evaluate the loss on a grid in k directions: loss(center + sum_j c_j d_j).
 
@@ -62,6 +64,8 @@ def surface(
         progress: "auto", "plain", "none" or a display.
         on_error: "raise", or "record": the point has NaN and status 4.
         threads: torch threads each worker computes with, part of the plan.
+        recipe: Builds the landscape in worker processes, as the recipe of a TARGET
+            does; without it the landscape is sent to them.
 
     Returns:
         Dims `x0`, `x1`, ...; variable `loss` (or one a name), the metrics measured in
@@ -97,6 +101,7 @@ def surface(
         progress=progress,
         on_error=on_error,
         threads=threads,
+        recipe=recipe,
     )
 
 
@@ -111,6 +116,7 @@ def surface_at_points(
     progress: ProgressName | Progress | None = None,
     on_error: OnError = "raise",
     threads: int = 1,
+    recipe: Callable[[], Landscape] | None = None,
 ) -> "xarray.Dataset":
     """Evaluate the loss at scattered coordinates (M, k) of the directions.
 
@@ -143,6 +149,7 @@ def surface_at_points(
         progress=progress,
         on_error=on_error,
         threads=threads,
+        recipe=recipe,
     )
 
 
@@ -225,6 +232,7 @@ def _measured(
     store: str | Path | None = None,
     executor: Any = None,
     progress: ProgressName | Progress | None = None,
+    recipe: Callable[[], Landscape] | None = None,
 ) -> "xarray.Dataset":
     import xarray
 
@@ -250,9 +258,11 @@ def _measured(
             progress=progress,
             on_error=on_error,
             threads=threads,
+            recipe=recipe if plane.direct else None,
         )
         meter.add(points=computed)
     failed = arrays.pop("failed").reshape(shape)
+    arrays = {n: a for n, a in arrays.items() if n not in QUIET or a.any()}
     variables: dict[str, Any] = {}
     for name in [*named, *(n for n in arrays if n not in named)]:
         array = arrays.get(name, np.full(failed.size, np.nan))
@@ -271,9 +281,29 @@ def _measured(
             cost=meter,
             **provenance,
             status_codes=STATUS,
+            **_kept_step(plane, coordinates, displacement),
             threads=threads,
         ),
     )
+
+
+def _kept_step(
+    plane: Plane, coordinates: np.ndarray, displacement: np.ndarray
+) -> dict[str, object]:
+    """Return what half-precision parameters keep of the smallest step, if not all."""
+    moved = np.where(displacement.ravel() > 0, displacement.ravel(), np.inf)
+    i = int(np.argmin(moved))
+    if not np.isfinite(moved[i]):
+        return {}
+    (point,) = plane.walk(coordinates[i : i + 1])
+    kept = {
+        name: land.at(plane.center).effective_step(point)
+        for name, land in plane.landscapes.items()
+        if isinstance(land, NetworkLandscape)
+    }
+    if all(share == 1 for share in kept.values()):
+        return {}
+    return {"effective_step": {"displacement": moved[i], "kept": kept}}
 
 
 def plane_of(land: Land, directions: Directions, at: Tensor | None = None) -> Plane:
@@ -285,7 +315,7 @@ def plane_of(land: Land, directions: Directions, at: Tensor | None = None) -> Pl
     basis = directions.basis
     if isinstance(basis, Tensor):
         basis = basis.to(center).T.contiguous().T  # columns: one pass writes a point
-    return Plane(named, center, basis)
+    return Plane(named, center, basis, direct=isinstance(land, Landscape))
 
 
 def _moving(named: dict[str, Landscape], directions: Directions) -> Plane:
@@ -312,7 +342,8 @@ def _moving(named: dict[str, Landscape], directions: Directions) -> Plane:
         lands[name] = land.between(*states)
     weights = directions.affine(torch.eye(directions.k + 1, directions.k))[:, 1:]
     center = weights[-1]  # the last row is the origin of the plane
-    return Plane(lands, center.to(origin), (weights[:-1] - center).T.to(origin))
+    basis = (weights[:-1] - center).T.to(origin)
+    return Plane(lands, center.to(origin), basis, direct=False)
 
 
 def first(land: Land) -> Landscape:

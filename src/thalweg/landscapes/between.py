@@ -86,9 +86,15 @@ class BetweenLandscape(Landscape):
         return values.reshape(points.shape[:-1]), slopes.reshape(points.shape)
 
     def evaluate(self, point: Float[Tensor, " k"] | None = None) -> dict[str, float]:
-        """Return loss and metrics from one forward pass."""
-        c = self.point(point)
-        return self.placed(c).evaluate(self.embed(c))
+        """Return loss and metrics from one forward pass.
+
+        Where buffers move, "variances_held" counts the variances held at c.
+        """
+        c, before = self.point(point), self.held
+        found = self.placed(c).evaluate(self.embed(c))
+        if self._buffers is None:
+            return found
+        return found | {"variances_held": float(self.held - before)}
 
     def evaluate_each(
         self, points: Iterable[Float[Tensor, " k"]]
