@@ -8,7 +8,7 @@ from torch import Tensor
 
 from thalweg.instruments.neighborhood import Neighborhood
 
-_FLATTEST = 60  # doublings of σ² before the surroundings count as flat
+_FLATTEST = 1e24  # growth of σ² from its start before the surroundings count as flat
 
 
 class Average(NamedTuple):
@@ -47,8 +47,9 @@ def tolerated_noise(
     """Return the σ at which E L(θ + σTξ) - L(θ) first exceeds `rise`.
 
     The same ξ serve every σ, so the mean is a smooth function of σ; its root is found
-    in σ² (where a quadratic is linear) by Brent's method, after doubling from `start`.
-    A mean that is not finite counts as above.
+    in σ² (where a quadratic is linear) by Brent's method, after growing σ² from that
+    of `start`: as linear extrapolation says, by 2 at least and by 16 at most. A mean
+    that is not finite counts as above.
     """
     from scipy.optimize import brentq
 
@@ -60,23 +61,21 @@ def tolerated_noise(
         return min(above, ceiling) if math.isfinite(above) else ceiling
 
     low, high = 0.0, start**2
-    for _ in range(_FLATTEST):
-        if excess(high) > 0:
-            break
-        low, high = high, 2 * high
-    else:
-        note = f"the mean loss does not rise by {rise} up to sigma={math.sqrt(low):.2g}"
-        return Tolerance(math.inf, 0.0, note)
+    while (missing := -excess(high)) >= 0:
+        if high > _FLATTEST * start**2:
+            sigma = math.sqrt(high)
+            note = f"the mean loss does not rise by {rise} up to sigma={sigma:.2g}"
+            return Tolerance(math.inf, 0.0, note)
+        risen = rise - missing
+        factor = 1.5 * rise / risen if risen > 0 else 16.0
+        low, high = high, high * min(16.0, max(2.0, factor))
     variance = brentq(
-        lambda v: excess(v) if v > 0 else -rise, low, high, xtol=1e-300, rtol=1e-9
+        lambda v: excess(v) if v > 0 else -rise, low, high, xtol=1e-300, rtol=1e-6
     )
     sigma = math.sqrt(variance)
-    above = mean_loss(area, sigma * 1.01, pairs, seed).value
-    below, error = mean_loss(area, sigma / 1.01, pairs, seed).value, 0.0
-    slope = (above - below) / (sigma * 1.01 - sigma / 1.01)
-    if slope > 0:
-        error = mean_loss(area, sigma, pairs, seed).stderr / slope
-    return Tolerance(sigma, error, "")
+    here, wider = (mean_loss(area, s, pairs, seed) for s in (sigma, 1.01 * sigma))
+    slope = (wider.value - here.value) / (0.01 * sigma)
+    return Tolerance(sigma, here.stderr / slope if slope > 0 else math.nan, "")
 
 
 def _stderr(values: Tensor) -> float:
