@@ -153,7 +153,10 @@ def test_examples_combine_to_loss_and_gradient(digits):
     torch.testing.assert_close(gradients[0], first)
     stderr = float(rows.std() / 23**0.5)
     assert land.loss_stderr() == pytest.approx(stderr, rel=1e-10)
-    assert land.loss_stderr(land.origin + 0.1, reference=land.origin + 0.1) == 0
+    p = land.origin + 0.1
+    paired = land.example_losses(p) - rows
+    expected = float(paired.std() / 23**0.5)
+    assert land.loss_stderr(p, reference=land.origin) == pytest.approx(expected)
 
 
 def test_a_loss_that_couples_rows_is_refused(digits):

@@ -1,8 +1,10 @@
 """TARGETs and checkpoints, and what is said of those that cannot be used."""
 
 import pickle
+import sys
 import textwrap
 
+import cloudpickle
 import pytest
 import torch
 from safetensors.torch import save_file, save_model
@@ -241,3 +243,55 @@ def test_tied_entries_in_one_file(tmp_path):
     state = read_checkpoint(tmp_path / "t.safetensors")
     assert len(state) == 1
     assert torch.equal(land.with_state(state).origin, land.origin)
+
+
+def test_classes_of_a_file_travel_whole(tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text(
+        textwrap.dedent(
+            """
+            import torch
+            from torch import nn
+
+            class Net(nn.Module):
+                def __init__(self):
+                    super().__init__()
+                    self.layer = nn.Linear(3, 2)
+                    self.frozen = nn.Linear(2, 2).requires_grad_(False)
+
+                def forward(self, x):
+                    return self.frozen(self.layer(x))
+
+            def loss(output, target):
+                return (output - target).square().mean()
+
+            def make():
+                return Net(), loss, (torch.ones(4, 3), torch.zeros(4, 2))
+            """
+        )
+    )
+    before = torch.get_rng_state()
+    target = load_target(f"{path}:make")
+    assert torch.equal(before, torch.get_rng_state())
+    land = target.landscape
+    content = cloudpickle.dumps(land)
+    (name,) = [n for n in sys.modules if n.startswith("own_")]
+    del sys.modules[name]
+    other = cloudpickle.loads(content)
+    p = land.origin + 0.1
+    assert torch.equal(other.loss(p), land.loss(p))
+    # Unseeded weights are the same in every process that builds the TARGET.
+    assert torch.equal(target.recipe().origin, land.origin)
+
+
+def test_a_target_that_changes_is_found_out(tmp_path):
+    path = tmp_path / "changing.py"
+    path.write_text(
+        "import time, torch\n"
+        "from thalweg.landscapes import Quadratic\n"
+        "def make():\n"
+        "    return Quadratic(torch.eye(2), torch.full((2,), time.time_ns() % 1e6))\n"
+    )
+    target = load_target(f"{path}:make")
+    with pytest.raises(TargetError, match="another landscape each time"):
+        target.recipe()

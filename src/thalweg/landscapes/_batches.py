@@ -301,8 +301,6 @@ class _Function:
 
 def _reader(data: Any) -> tuple[Callable[[], Iterable[Any]], bool]:
     """Return how to read `data`, and whether its batches are in memory already."""
-    if isinstance(data, Batches):
-        return data._read, data._in_memory
     if isinstance(data, DataLoader):
         _warn_of_loader(data)
         return _Loader(data), False

@@ -356,3 +356,18 @@ class Borrowing(Landscape):
             self.objective.output(batch.data)
         else:
             self.objective.value(batch.data, batch.size)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what the model holds already, and the working buffer."""
+        own = current(self._constant_slots, "_parameters")
+        copies = {
+            name: constant
+            for name, constant in self._constants.items()
+            if constant.data_ptr() != own[name].data_ptr()
+        }
+        return self.__dict__ | {"_workspace": None, "_constants": copies}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        own = current(self._constant_slots, "_parameters")
+        self._constants = {n: p.detach() for n, p in own.items()} | self._constants

@@ -576,9 +576,6 @@ class NetworkLandscape(CurvatureMethods, Borrowing):
         other._data, other.failures = data, []
         return other
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_workspace": None}
-
 
 def _one_of(name: str, value: object, accepted: tuple[str, ...]) -> None:
     if value not in accepted:

@@ -14,11 +14,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from thalweg.errors import CheckpointError, StructureError, TargetError, ThalwegError
+from thalweg.landscapes._state import preserved_random, seed_all
 from thalweg.landscapes.base import Landscape
 from thalweg.landscapes.checkpoints import read_checkpoint
 from thalweg.landscapes.network import NetworkLandscape
@@ -40,18 +42,31 @@ class Recipe:
         checkpoints: Absolute paths; the landscape stands at the first.
         options: Keywords of `NetworkLandscape`.
         folder: Folder from which modules are imported first.
+        identity: Fingerprint of the landscape that must come out; "" for any.
     """
 
     target: str
     checkpoints: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     folder: str = ""
+    identity: str = ""
 
     def __call__(self) -> Landscape:
-        """Build the landscape."""
-        return load_target(
+        """Build the landscape.
+
+        Raises:
+            TargetError: Another one than before came out.
+        """
+        land = load_target(
             self.target, self.checkpoints, folder=self.folder, **self.options
         ).landscape
+        if self.identity and _identity(land) != self.identity:
+            raise TargetError(
+                f"TARGET {self.target!r} gives another landscape each time it is "
+                "built: let it fix its seeds and threads, or train once and give "
+                "a checkpoint"
+            )
+        return land
 
 
 @dataclass(frozen=True)
@@ -100,7 +115,9 @@ def load_target(
     path = _as_file(place, folder)
     notes: list[str] = []
     examples = None
-    with _importable(folder if path is None else path.parent):
+    source = folder if path is None else path.parent
+    with _importable(source), preserved_random():
+        seed_all(0, "target")  # the same weights in every process that builds it
         module = _module(target, place) if path is None else _file(target, path)
         thing = _made(target, _named(target, module, name))
         if isinstance(thing, tuple):
@@ -119,8 +136,17 @@ def load_target(
         tuple(str(Path(file).resolve()) for file in checkpoints),
         dict(options),
         str(folder.resolve()),
+        _identity(thing),
     )
     return Target(thing, states, tuple(notes), recipe, examples)
+
+
+def _identity(land: Landscape) -> str:
+    """Return a fingerprint of dimension, origin and, of a network, its constants."""
+    parts: list[object] = [land.dim, land.origin]
+    if isinstance(land, NetworkLandscape):
+        parts.append(land.unflatten(land.point()))
+    return fingerprint(*parts)
 
 
 def _parsed(target: str) -> tuple[str, str]:
@@ -179,6 +205,8 @@ def _file(target: str, path: Path) -> ModuleType:
     except BaseException:
         del sys.modules[name]
         raise
+    # What it defines travels to other processes whole: they cannot import it by name.
+    cloudpickle.register_pickle_by_value(module)
     return module
 
 
