@@ -282,16 +282,3 @@ def test_classes_of_a_file_travel_whole(tmp_path):
     assert torch.equal(other.loss(p), land.loss(p))
     # Unseeded weights are the same in every process that builds the TARGET.
     assert torch.equal(target.recipe().origin, land.origin)
-
-
-def test_a_target_that_changes_is_found_out(tmp_path):
-    path = tmp_path / "changing.py"
-    path.write_text(
-        "import time, torch\n"
-        "from thalweg.landscapes import Quadratic\n"
-        "def make():\n"
-        "    return Quadratic(torch.eye(2), torch.full((2,), time.time_ns() % 1e6))\n"
-    )
-    target = load_target(f"{path}:make")
-    with pytest.raises(TargetError, match="another landscape each time"):
-        target.recipe()

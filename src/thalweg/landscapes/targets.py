@@ -42,31 +42,18 @@ class Recipe:
         checkpoints: Absolute paths; the landscape stands at the first.
         options: Keywords of `NetworkLandscape`.
         folder: Folder from which modules are imported first.
-        identity: Fingerprint of the landscape that must come out; "" for any.
     """
 
     target: str
     checkpoints: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     folder: str = ""
-    identity: str = ""
 
     def __call__(self) -> Landscape:
-        """Build the landscape.
-
-        Raises:
-            TargetError: Another one than before came out.
-        """
-        land = load_target(
+        """Build the landscape."""
+        return load_target(
             self.target, self.checkpoints, folder=self.folder, **self.options
         ).landscape
-        if self.identity and _identity(land) != self.identity:
-            raise TargetError(
-                f"TARGET {self.target!r} gives another landscape each time it is "
-                "built: let it fix its seeds and threads, or train once and give "
-                "a checkpoint"
-            )
-        return land
 
 
 @dataclass(frozen=True)
@@ -136,17 +123,8 @@ def load_target(
         tuple(str(Path(file).resolve()) for file in checkpoints),
         dict(options),
         str(folder.resolve()),
-        _identity(thing),
     )
     return Target(thing, states, tuple(notes), recipe, examples)
-
-
-def _identity(land: Landscape) -> str:
-    """Return a fingerprint of dimension, origin and, of a network, its constants."""
-    parts: list[object] = [land.dim, land.origin]
-    if isinstance(land, NetworkLandscape):
-        parts.append(land.unflatten(land.point()))
-    return fingerprint(*parts)
 
 
 def _parsed(target: str) -> tuple[str, str]:
