@@ -173,6 +173,24 @@ def _barrier(seed: int, rows: int) -> float:
     return _relative(found.value, 0.25)
 
 
+def _persistence(seed: int, rows: int) -> float:
+    """Two wells (x² - 1)² + x/2 + y²: the higher one dies at the saddle between.
+
+    The critical points in x are the roots of 4x³ - 4x + 1/2; the grid is placed so that
+    it holds them.
+    """
+    critical = np.sort(np.roots([4.0, 0.0, -4.0, 0.5]).real)
+    x = np.sort(np.concatenate([np.linspace(-1.5, 1.5, 21 + seed % 7), critical]))
+    y = np.linspace(-1.0, 1.0, 9)
+    heights = ((x**2 - 1) ** 2 + x / 2)[:, None] + y**2
+    found = ti.persistence(heights)
+    if len(found) != 2:
+        return float("inf")
+    low, saddle, high = (critical**2 - 1) ** 2 + critical / 2
+    births = np.abs(found.birth - [low, high]).max()
+    return float(max(births, abs(found.death[1] - saddle)))
+
+
 def _sharpness_at_minimum(seed: int, rows: int) -> float:
     """At the minimum of ½ xᵀ A x: ½ ρ² λ_max and ρ² |A|."""
     land, values, _ = _quadratic(seed)
@@ -342,6 +360,12 @@ CHECKS = (
         "Barrier between two points across a quadratic saddle, error at most 1e-12",
         1e-12,
         _barrier,
+    ),
+    Check(
+        "persistence",
+        "Minima and saddle of two wells by persistence, error at most 1e-12",
+        1e-12,
+        _persistence,
     ),
     Check(
         "sharpness-at-minimum",
