@@ -143,6 +143,17 @@ def test_the_tree_is_a_tree_of_its_pairs():
     assert sum(counts) == len(tree.pairs) - 1
 
 
+def test_every_pair_is_taken_in_by_a_deeper_one_that_lives_longer():
+    tree = ti.merge_tree(grid((9, 9), 6))
+    pairs, parents = tree.pairs, tree.parents
+    assert (parents < 0).tolist() == pairs.essential.tolist()
+    for i in np.flatnonzero(parents >= 0):
+        assert pairs.birth[parents[i]] < pairs.birth[i]
+        assert pairs.death[parents[i]] >= pairs.death[i]
+    table = pairs.to_dataset()
+    np.testing.assert_array_equal(table.persistence, pairs.persistence)
+
+
 def test_basins_merge_as_the_threshold_rises():
     values = grid((12, 12), 8)
     tree = ti.merge_tree(values)

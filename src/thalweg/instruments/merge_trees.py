@@ -37,6 +37,8 @@ class MergeTree:
             over neighbors reaches.
         joins: For every minimum but the essential ones: its persistence and the
             minimum on the other side of its saddle.
+        elders: For every minimum but the essential ones: the deeper minimum whose
+            component takes it in.
         heights: The value of every sample, flat; NaN as +inf.
     """
 
@@ -46,7 +48,15 @@ class MergeTree:
     parent: np.ndarray
     descent: np.ndarray
     joins: dict[int, tuple[float, int]]
+    elders: dict[int, int]
     heights: np.ndarray
+
+    @property
+    def parents(self) -> np.ndarray:
+        """For each pair the number of the pair that takes it in, -1 for essential."""
+        minima = self.pairs.birth_index.tolist()
+        number = {minimum: i for i, minimum in enumerate(minima)}
+        return np.array([number.get(self.elders.get(m, -1), -1) for m in minima])
 
     def basins(self, threshold: float = 0.0) -> np.ndarray:
         """Return for every sample the flat index of the minimum of its basin.
@@ -171,6 +181,7 @@ def merge_tree(
         parent=np.array(sweep.parent, dtype=np.int64),
         descent=np.array(sweep.descent, dtype=np.int64),
         joins=sweep.joins,
+        elders=sweep.elders,
         heights=values.reshape(-1),
     )
 
@@ -252,6 +263,7 @@ class _Sweep:
         self.node: dict[int, int] = {}  # of a component's root, once it has a saddle
         self.descent = list(range(size))
         self.joins: dict[int, tuple[float, int]] = {}
+        self.elders: dict[int, int] = {}
         self.births: list[int] = []
         self.saddles: list[int] = []
         self.vertex: list[int] = []
@@ -283,7 +295,7 @@ class _Sweep:
         for minimum in sorted(sides, key=rank.__getitem__):
             if minimum == elder:
                 continue
-            self.root[minimum] = elder
+            self.root[minimum] = self.elders[minimum] = elder
             if height > self.values[minimum]:
                 ending.append(minimum)
                 self.joins[minimum] = height - self.values[minimum], across

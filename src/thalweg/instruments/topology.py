@@ -89,6 +89,22 @@ class Pairs:
         positions = np.stack(np.unravel_index(flat, self.shape), axis=1)
         return np.where(self.essential[:, None], -1, positions)
 
+    def to_dataset(self) -> "xarray.Dataset":
+        """Return the table as a Dataset with dimension `pair`, as figures take it."""
+        import xarray
+
+        columns = {
+            "birth": self.birth,
+            "death": self.death,
+            "persistence": self.persistence,
+            "birth_index": self.birth_index,
+            "saddle_index": self.saddle_index,
+        }
+        return xarray.Dataset(
+            {name: ("pair", column) for name, column in columns.items()},
+            attrs={"shape": str(self.shape), "nonfinite": str(self.nonfinite)},
+        )
+
     def rows(self) -> list[dict[str, object]]:
         """Return one dict a pair: birth, death, persistence and their positions."""
         return [
