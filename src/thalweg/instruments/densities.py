@@ -59,6 +59,13 @@ def spectral_density(
 
     Cost: probes · steps products and 2 probes · steps² dim flops.
 
+    Example:
+        >>> from thalweg import Quadratic
+        >>> land = Quadratic(torch.diag(torch.tensor([4.0, 2.0, 1.0, -1.0])))
+        >>> spectrum = spectral_density(land.hessian(land.origin), probes=2)
+        >>> round(float(spectrum.attrs["mass_below_zero"]), 6)
+        0.25
+
     Sources: Ubaru, Chen, Saad, "Fast estimation of tr(f(A)) via stochastic Lanczos
     quadrature", 2017; Ghorbani, Krishnan, Xiao, "An investigation into neural net
     optimization via Hessian eigenvalue density", 2019.

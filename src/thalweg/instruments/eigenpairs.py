@@ -97,6 +97,13 @@ def top_eigenpairs(
 
     Cost: at least 2k products and k for the residuals; 4 m dim flops a product for the
     orthogonalization against m vectors.
+
+    Example:
+        >>> from thalweg import Quadratic
+        >>> land = Quadratic(torch.diag(torch.tensor([4.0, 2.0, 1.0, -1.0])))
+        >>> pairs = top_eigenpairs(land.hessian(land.origin), 2)
+        >>> [round(value, 4) for value in pairs.values.tolist()]
+        [4.0, 2.0]
     """
     tol = (1e-6 if A.dtype == torch.float64 else 1e-4) if tol is None else tol
     limit = max(1000, 20 * k) if max_products is None else max_products

@@ -59,6 +59,12 @@ def trace(
 
     Cost: m products and, with "xtrace", about 3 m² dim flops.
 
+    Example:
+        >>> from thalweg import Quadratic
+        >>> land = Quadratic(torch.diag(torch.tensor([4.0, 2.0, 1.0, -1.0])))
+        >>> trace(land.hessian(land.origin))
+        Estimate(value=6.0, stderr=0.0, products=4, method='exact', ...)
+
     Sources: Epperly, Tropp, Webber, "XTrace: making the most of every sample in
     stochastic trace estimation", 2024; Meyer, Musco, Musco, Woodruff, "Hutch++: optimal
     stochastic trace estimation", 2021; Hutchinson, "A stochastic estimator of the
