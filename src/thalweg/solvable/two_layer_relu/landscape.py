@@ -1,5 +1,8 @@
 """The population loss of a two-layer ReLU student as a landscape."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -13,9 +16,18 @@ from thalweg.solvable.two_layer_relu.checks import (
     as_weights,
     check_neurons,
 )
+from thalweg.solvable.two_layer_relu.classification import Classification, classify
 from thalweg.solvable.two_layer_relu.derivatives import Curvature
 from thalweg.solvable.two_layer_relu.descent import Descents, Method, find_minima
+from thalweg.solvable.two_layer_relu.families import Family, families
 from thalweg.solvable.two_layer_relu.reduction import Reduction, Spectrum
+from thalweg.solvable.two_layer_relu.splitting import (
+    dead_direction,
+    split_stability,
+    steepest_birth,
+)
+from thalweg.solvable.two_layer_relu.symmetry import SymmetricPoint, symmetric_minimum
+from thalweg.solvable.two_layer_relu.zero_loss import zero_path
 
 
 class ReLUTeacherStudent(Landscape):
@@ -212,6 +224,80 @@ class ReLUTeacherStudent(Landscape):
             method=method,
             escape_saddles=escape_saddles,
         )
+
+    def families(
+        self, ends: Descents, *, level: str = "orbit", tol: float = 1e-6
+    ) -> tuple[Family, ...]:
+        """Group the converged descents up to symmetry, sorted by loss.
+
+        See `thalweg.solvable.two_layer_relu.families.families`.
+        """
+        return families(ends, self.V, self.d, level=level, tol=tol)
+
+    def basin_fractions(
+        self, n_starts: int, *, seed: int = 0, scale: float | None = None
+    ) -> tuple[Family, ...]:
+        """Return the families that gradient descent with a small step reaches.
+
+        The step is 5 / max(K, 4), the protocol of the literature; fractions depend on
+        the optimizer and on the scale of the start.
+        """
+        ends = self.find_minima(
+            n_starts, method="gd", escape_saddles=False, seed=seed, scale=scale
+        )
+        return self.families(ends)
+
+    def classify(self, W: Array) -> Classification:
+        """Classify a critical point W (K, d) by the spectrum of its Hessian."""
+        weights = self._student(W)
+        check_neurons(weights, self.V)
+        return classify(weights, self.V, self.d)
+
+    def split_stability(self, W: Array) -> Tensor:
+        """Return for each neuron λ_min of what splitting it adds to the Hessian, (K,).
+
+        At a minimum, splitting neuron i leads to a saddle iff its value is negative.
+        """
+        weights = self._student(W)
+        check_neurons(weights, self.V)
+        return split_stability(weights, self.V, self.d)
+
+    def dead_direction(self, W: Array, u: Float[Tensor, "*batch d"]) -> Tensor:
+        """Return the slope of the loss as a neuron grows out of zero along u."""
+        return dead_direction(self._student(W), self.V, u.double())
+
+    def steepest_birth(self, W: Array, seed: int = 0) -> tuple[float, Tensor]:
+        """Return min over unit u of `dead_direction`, and u: negative iff it helps."""
+        return steepest_birth(self._student(W), self.V, seed)
+
+    def zero_path(self, W0: Array, W1: Array) -> Float[Tensor, "corners K d"]:
+        """Return the corners of a piecewise linear path of zero loss from W0 to W1.
+
+        Raises:
+            InputError: An end has loss above 1e-12, or K = M and the ends differ.
+        """
+        return zero_path(self._student(W0), self._student(W1), self.V)
+
+    def symmetric_minimum(self, p: Sequence[float], seed: int = 0) -> SymmetricPoint:
+        """Return the lowest critical point of isotropy p apart from W = V.
+
+        For V with orthonormal rows and K = M = Σ p; `W` is in this space.
+
+        Raises:
+            InputError: The teacher is not orthonormal, K != M or Σ p != K.
+        """
+        gram = self.V @ self.V.mT
+        eye = torch.eye(self.M, dtype=gram.dtype, device=gram.device)
+        if self.K != self.M or float((gram - eye).abs().max()) > 1e-10:
+            raise InputError(
+                "symmetric_minimum needs an orthonormal teacher and K = M, got "
+                f"K = {self.K}, M = {self.M}"
+            )
+        if sum(p) != self.K:
+            raise InputError(f"p must sum to K = {self.K}, got {tuple(p)}")
+        point = symmetric_minimum(p, seed)
+        assert point.W is not None
+        return replace(point, W=point.W.to(self.V) @ self.V)
 
 
 class ReLUHessian(LinearOperator):

@@ -5,6 +5,8 @@ does not settle goes to a trust-region Newton method with exact subproblems (J. 
 and D. Sorensen, "Computing a Trust Region Step", 1983) on eigendecompositions.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -67,7 +69,7 @@ def newton_polish(
         x, norm = _newton(part, V, tol)
         rest = (norm > tol).nonzero()[:, 0]
         if len(rest):
-            x[rest], norm[rest] = _trust_region(x[rest], V, tol, loss_tol)
+            x[rest], norm[rest] = trust_region(x[rest], V, tol, loss_tol)
         parts.append((x, norm))
     return torch.cat([x for x, _ in parts]), torch.cat([norm for _, norm in parts])
 
@@ -94,15 +96,33 @@ def _newton(W: Tensor, V: Tensor, tol: float) -> tuple[Tensor, Tensor]:
     return x, norm
 
 
-def _trust_region(
-    W: Tensor, V: Tensor, tol: float, loss_tol: float
+def trust_region(
+    W: Tensor,
+    V: Tensor,
+    tol: float,
+    loss_tol: float = -math.inf,
+    basis: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
+    """Return (W, gradient norms) after trust-region Newton steps from (B, K, d).
+
+    With `basis`, orthonormal columns (K d, n), the steps stay in W + span(basis) and
+    the gradient is the projected one.
+    """
     K, d = W.shape[1:]
+
+    def gradient_of(curvature: Curvature) -> Tensor:
+        full = curvature.gradient().flatten(1)
+        return full if basis is None else full @ basis
+
+    def eigen_of(curvature: Curvature) -> tuple[Tensor, Tensor]:
+        H = curvature.dense()
+        return torch.linalg.eigh(H if basis is None else basis.mT @ H @ basis)
+
     x = W.flatten(1).clone()
     value = exact_loss(W, V)
     here = Curvature(W, V)
-    gradient = here.gradient().flatten(1)
-    eigenvalues, vectors = torch.linalg.eigh(here.dense())
+    gradient = gradient_of(here)
+    eigenvalues, vectors = eigen_of(here)
     radius = torch.full_like(value, 0.1)
     for _ in range(_TRUST_STEPS):
         norm = gradient.norm(dim=-1)
@@ -113,10 +133,11 @@ def _trust_region(
         lam, bound = eigenvalues[live], radius[live]
         coefficients = _ball_step(lam, slope, bound)
         predicted = (coefficients * (slope + lam * coefficients / 2)).sum(-1)
-        trial = x[live] + (vectors[live] @ coefficients[..., None])[..., 0]
+        step = (vectors[live] @ coefficients[..., None])[..., 0]
+        trial = x[live] + (step if basis is None else step @ basis.mT)
         weights = trial.view(-1, K, d)
         curvature = Curvature(weights, V)
-        new_gradient = curvature.gradient().flatten(1)
+        new_gradient = gradient_of(curvature)
         new_value = exact_loss(weights, V)
         ratio = (new_value - value[live]) / predicted.clamp_max(-1e-300)
         tiny = predicted > -1e-13
@@ -136,8 +157,7 @@ def _trust_region(
             continue
         x[rows], value[rows] = trial[accepted], new_value[accepted]
         gradient[rows] = new_gradient[accepted]
-        H = Curvature(weights[accepted], V).dense()
-        eigenvalues[rows], vectors[rows] = torch.linalg.eigh(H)
+        eigenvalues[rows], vectors[rows] = eigen_of(Curvature(weights[accepted], V))
     return x.view(-1, K, d), gradient.norm(dim=-1)
 
 
