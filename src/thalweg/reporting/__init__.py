@@ -23,6 +23,7 @@ from thalweg.reporting.sections import (
     Table,
     Text,
 )
+from thalweg.reporting.static import save_png
 
 __all__ = [
     # what a report is made of
@@ -48,6 +49,8 @@ __all__ = [
     "spectrum_figure",
     "surface_caption",
     "surface_figure",
+    # static figures
+    "save_png",
     # the report
     "write_report",
 ]

@@ -1,4 +1,4 @@
-"""Read a sampled surface for drawing: values on axes, what is missing, how to scale.
+"""Read datasets for drawing: surfaces, lines, eigenvalues, layers.
 
 Both kinds of figures, interactive and static, are drawn from these.
 """
@@ -6,34 +6,32 @@ Both kinds of figures, interactive and static, are drawn from these.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from thalweg.errors import InputError
-from thalweg.reporting._numbers import power_of_ten
+from thalweg.reporting._scales import SymmetricLog
 
 if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = [
+    "Lines",
     "Samples",
-    "Scale",
-    "ScaleName",
     "attribute",
     "grid_variables",
     "need",
-    "power_text",
+    "read_density",
+    "read_eigenvalues",
+    "read_layers",
+    "read_lines",
+    "read_pairs",
     "read_samples",
-    "scale_of",
-    "ticks",
 ]
-
-ScaleName: TypeAlias = Literal["auto", "linear", "log"]
-
-# A loss that spans more than this factor is drawn on a logarithmic scale.
-_LOG_FROM = 20.0
+# Densities below this share of the highest are not drawn: they are Gaussian tails.
+_FLOOR = 1e-7
 
 
 @dataclass(frozen=True)
@@ -151,17 +149,14 @@ def read_samples(dataset: "xr.Dataset", variable: str | None = None) -> Samples:
         raise InputError(
             f"variable must be one of {', '.join(found)}, got {variable!r}"
         )
-    directions = attribute(dataset, "directions")
-    described = directions if isinstance(directions, Mapping) else {}
+    described = _described(dataset)
     return Samples(
         name=variable,
         axes=tuple(np.asarray(dataset[axis].values, dtype=float) for axis in axes),
         values=np.asarray(dataset[variable].values, dtype=float),
-        labels=_labels(axes, described.get("labels") or attribute(dataset, "labels")),
+        labels=_labels(axes, described.get("labels")),
         lengths=_lengths(attribute(dataset, "gram"), len(axes)),
-        anchors=_anchors(
-            described.get("anchors") or attribute(dataset, "anchors"), len(axes)
-        ),
+        anchors=_anchors(described.get("anchors"), len(axes)),
     )
 
 
@@ -191,96 +186,136 @@ def _anchors(anchors: object, k: int) -> dict[str, tuple[float, ...]]:
 
 
 @dataclass(frozen=True)
-class Scale:
-    """How values become heights and colors: as they are, or by their logarithm.
+class Lines:
+    """Lines over one axis: coordinates, values by name, axis titles."""
 
-    Args:
-        log: Whether heights are base-10 logarithms.
-        low: Smallest finite value.
-        high: Largest finite value, or the level above which values are clipped.
-        clipped: How many finite values lie above `high`.
-    """
-
-    log: bool
-    low: float
-    high: float
-    clipped: int
-
-    def heights(self, values: Float[np.ndarray, "*grid"]) -> Float[np.ndarray, "*grid"]:
-        """Return the heights of the values: NaN where they are not finite."""
-        with np.errstate(invalid="ignore"):
-            kept = np.where(np.isfinite(values), np.minimum(values, self.high), np.nan)
-        return np.log10(kept) if self.log else kept
-
-    @property
-    def limits(self) -> tuple[float, float]:
-        """Lowest and highest height, apart by more than nothing."""
-        low, high = (
-            (float(np.log10(bound)) if self.log else bound)
-            for bound in (self.low, self.high)
-        )
-        if high - low > 1e-12 * max(abs(low), abs(high)):
-            return low, high
-        margin = 0.05 * max(abs(low), 1e-12 if low else 1.0)
-        return low - margin, high + margin
+    x: Float[np.ndarray, " points"]
+    lines: Mapping[str, Float[np.ndarray, " _"]]
+    x_label: str
+    y_label: str
 
 
-def scale_of(
-    values: Float[np.ndarray, "*grid"],
-    scale: ScaleName = "auto",
-    clip: float | None = None,
-) -> Scale:
-    """Choose the scale of some values; "auto" is "log" for positive ones far apart.
+def read_lines(dataset: "xr.Dataset") -> Lines:
+    """Return the lines of a dataset over `t` or `x0`.
+
+    The variable `loss`, or all that are sampled where there is none. A second dim, such
+    as `pair`, gives one line for each of its entries.
 
     Raises:
-        InputError: "log" was asked for values that are not all positive, or `clip` is
-            not above the smallest value.
+        InputError: There is no such axis, or nothing along it.
     """
-    finite = values[np.isfinite(values)]
-    if finite.size == 0:
-        return Scale(log=False, low=0.0, high=1.0, clipped=0)
-    low, high = float(finite.min()), float(finite.max())
-    if clip is not None and not clip > low:
-        raise InputError(f"clip must be above the smallest value {low:.6g}, got {clip}")
-    top = high if clip is None else min(high, float(clip))
-    if scale == "log" and low <= 0:
+    axis = next((name for name in ("t", "x0") if name in dataset.sizes), None)
+    names = [
+        str(name)
+        for name, variable in dataset.data_vars.items()
+        if axis in variable.dims and len(variable.dims) <= 2 and name != "status"
+    ]
+    if axis is None or not names:
+        there = ", ".join(map(str, dataset.variables)) or "none"
         raise InputError(
-            f"scale 'log' needs positive values, the smallest is {low:.6g}: "
-            "use 'linear'"
+            f"the dataset has no variable over t or x0; its variables are: {there}"
         )
-    log = scale == "log" or (scale == "auto" and low > 0 and top / low > _LOG_FROM)
-    return Scale(log, low, top, int((finite > top).sum()))
+    lines: dict[str, np.ndarray] = {}
+    for name in ["loss"] if "loss" in names else names:
+        variable = dataset[name].transpose(..., axis)
+        values = np.asarray(variable.values, dtype=float)
+        if values.ndim == 1:
+            lines[name] = values
+            continue
+        other = variable.dims[0]
+        entries = variable[other].values if other in variable.coords else None
+        for index, row in enumerate(values):
+            label = str(entries[index]) if entries is not None else f"{other} {index}"
+            lines[label if "loss" in names else f"{name}, {label}"] = row
+    x = np.asarray(dataset[axis].values, dtype=float)
+    labels = _labels((axis,), _described(dataset).get("labels"))
+    x_label = "position t from a to b" if axis == "t" else labels[0]
+    return Lines(x, lines, x_label, "loss" if "loss" in names else "")
 
 
-def ticks(scale: Scale, count: int = 6) -> tuple[list[float], list[str]]:
-    """Return heights and texts of about `count` ticks on a scale."""
-    low, high = scale.limits
-    if not scale.log:
-        return _linear_ticks(low, high, count)
-    if high - low > 2.5:
-        step = max(1, int(np.ceil((high - low) / count)))
-        powers = np.arange(np.ceil(low), np.floor(high) + 1, step)
-        return [float(p) for p in powers], [power_text(int(p)) for p in powers]
-    heights, texts = [], []
-    for power in range(int(np.floor(low)), int(np.ceil(high)) + 1):
-        for factor in (1, 2, 5):
-            value = factor * 10.0**power
-            if low - 1e-9 <= np.log10(value) <= high + 1e-9:
-                heights.append(float(np.log10(value)))
-                texts.append(f"{value:.6g}")
-    return heights, texts
+def read_eigenvalues(
+    dataset: "xr.Dataset",
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """Return `value`, and `residual` and `converged` where they are there.
+
+    Raises:
+        InputError: The dataset lacks `value`.
+    """
+    need(dataset, "value")
+    found = [
+        np.atleast_1d(dataset[name].values) if name in dataset.variables else None
+        for name in ("value", "residual", "converged")
+    ]
+    values, residuals, converged = found
+    return np.asarray(values, dtype=float), residuals, converged
 
 
-def _linear_ticks(low: float, high: float, count: int) -> tuple[list[float], list[str]]:
-    raw = (high - low) / count
-    power = 10.0 ** np.floor(np.log10(raw))
-    step = power * min((1, 2, 5, 10), key=lambda factor: abs(factor * power - raw))
-    heights = np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step
-    return [float(h) for h in heights], [f"{h:.6g}" for h in heights]
+def read_layers(
+    dataset: "xr.Dataset",
+) -> tuple[list[str], dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return names of layers, `trace` and `top_eigenvalue`, and their errors.
+
+    Raises:
+        InputError: The dataset lacks `layer`.
+    """
+    need(dataset, "layer")
+    values, errors = {}, {}
+    for name in ("trace", "top_eigenvalue"):
+        label = name.replace("_", " ")
+        if name in dataset.variables:
+            values[label] = np.asarray(dataset[name].values, dtype=float)
+        if f"{name}_stderr" in dataset.variables:
+            errors[label] = np.asarray(dataset[f"{name}_stderr"].values, dtype=float)
+    return [str(name) for name in dataset["layer"].values], values, errors
 
 
-def power_text(power: int) -> str:
-    """Return a power of ten as it stands at a tick: 0.01, 1, 100, 10⁴."""
-    if -2 <= power <= 3:
-        return f"{10.0**power:.6g}"
-    return power_of_ten(power)
+def _described(dataset: "xr.Dataset") -> Mapping[str, object]:
+    """Return what the dataset says about its directions."""
+    described = attribute(dataset, "directions")
+    return described if isinstance(described, Mapping) else {}
+
+
+def read_density(
+    dataset: "xr.Dataset",
+) -> tuple[np.ndarray, np.ndarray, SymmetricLog]:
+    """Return t, the density floored where it is too small to draw, and the axis.
+
+    The axis is linear below the density's resolution sigma.
+
+    Raises:
+        InputError: The dataset lacks `t` or `density`.
+    """
+    need(dataset, "t", "density")
+    t = np.asarray(dataset["t"].values, dtype=float)
+    density = np.asarray(dataset["density"].values, dtype=float)
+    if t.min() < 0 < t.max() and 0.0 not in t:  # both sides meet at zero
+        place = int(np.searchsorted(t, 0.0))
+        density = np.insert(density, place, np.interp(0.0, t, density))
+        t = np.insert(t, place, 0.0)
+    top = float(np.nanmax(density)) if np.isfinite(density).any() else 1.0
+    extent = float(np.abs(t).max()) or 1.0
+    sigma = attribute(dataset, "sigma")
+    threshold = extent * 1e-2
+    if isinstance(sigma, int | float) and 0 < sigma < extent:
+        threshold = float(sigma)
+    floored = np.maximum(density, _FLOOR * (top or 1.0))
+    return t, floored, SymmetricLog(threshold, extent)
+
+
+def read_pairs(
+    table: "xr.Dataset | Mapping[str, object]",
+) -> tuple[Float[np.ndarray, " pairs"], Float[np.ndarray, " pairs"]]:
+    """Return births and deaths of a persistence table, most persistent first.
+
+    Raises:
+        InputError: The table lacks `birth` or `death`.
+    """
+    for name in ("birth", "death"):
+        if name not in table:
+            raise InputError(
+                f"the table lacks {name!r}; it has: {', '.join(map(str, table))}"
+            )
+    births = np.ravel(np.asarray(table["birth"], dtype=float))
+    deaths = np.ravel(np.asarray(table["death"], dtype=float))
+    order = np.argsort(-(deaths - births), kind="stable")
+    return births[order], deaths[order]

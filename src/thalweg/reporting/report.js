@@ -65,8 +65,15 @@
     const { layout } = spec;
     layout.dragmode ??= false;
     const eye = layout.scene?.camera?.eye;
-    const distance = Math.min(1.6, 560 / width);
+    const distance = Math.min(1.5, 560 / width);
     if (eye) Object.keys(eye).forEach((key) => (eye[key] *= distance));
+    ["xaxis", "yaxis", "zaxis"].forEach((name) => {
+      const axis = layout.scene?.[name];
+      if (axis) Object.assign(axis, { tickfont: { size: 9 }, nticks: 4 });
+      if (axis?.title) axis.title.font = { size: 10 };
+    });
+    if (layout.scene?.zaxis) layout.scene.zaxis.title = { text: "" }; // the bar says it
+    if (layout.scene) layout.height = Math.min(layout.height || 440, width + 130);
     spec.data.forEach((trace) => {
       if (!trace.colorbar) return;
       const below = isSpatial(trace) ? -0.02 : -0.2;
@@ -79,10 +86,10 @@
   const draw = (plot) => {
     const spec = parsed(plot.dataset.spec);
     if (usesScene(spec) && scenesLeft-- <= 0) flatten(spec);
-    plot.style.height = `${spec.layout.height || 440}px`;
     spec.layout.autosize = true;
     delete spec.layout.width;
     if (plot.clientWidth < 520) narrow(spec, plot.clientWidth);
+    plot.style.height = `${spec.layout.height || 440}px`;
     return Plotly.newPlot(plot, spec.data, style(spec.layout, darkMode.matches), config);
   };
 

@@ -4,14 +4,20 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Shaped
 
 from thalweg.errors import InputError
-from thalweg.reporting._samples import ScaleName, scale_of
+from thalweg.reporting._samples import (
+    read_eigenvalues,
+    read_layers,
+    read_lines,
+)
+from thalweg.reporting._scales import ScaleName, scale_of
 from thalweg.reporting.figures.theme import COLORS, finish, translucent
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
+    import xarray as xr
 
 __all__ = ["eigenvalue_figure", "layers_figure", "line_figure"]
 
@@ -19,8 +25,8 @@ _DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 
 
 def line_figure(
-    x: Float[np.ndarray, " points"],
-    lines: Mapping[str, Float[np.ndarray, " _"]],
+    x: "Float[np.ndarray, ' points'] | xr.Dataset",
+    lines: Mapping[str, Float[np.ndarray, " _"]] | None = None,
     *,
     bands: Mapping[str, Float[np.ndarray, " _"]] | None = None,
     x_label: str = "",
@@ -30,11 +36,13 @@ def line_figure(
 ) -> "go.Figure":
     """Draw several lines over one axis, each with a band of plus and minus an error.
 
-    A value that is NaN or infinite breaks its line and is marked on the axis.
+    A value that is NaN or infinite breaks its line and is marked at the lower edge.
 
     Args:
-        x: Coordinates.
-        lines: Name -> values, each as long as `x`.
+        x: Coordinates; or a dataset over `t` or `x0`, whose variable `loss` is drawn
+            (or all over that axis where there is none), one line for each entry of a
+            second dim such as `pair`.
+        lines: Name -> values, each as long as `x`; not with a dataset.
         bands: Name -> half-width of the band (a standard error).
         x_label: Title of the x axis.
         y_label: Title of the y axis.
@@ -47,6 +55,10 @@ def line_figure(
     """
     import plotly.graph_objects as go
 
+    if not isinstance(x, np.ndarray):
+        sampled = read_lines(x)
+        x, lines = sampled.x, sampled.lines
+        x_label, y_label = x_label or sampled.x_label, y_label or sampled.y_label
     if not lines:
         raise InputError("lines must hold at least one line, got none")
     bands = bands or {}
@@ -131,19 +143,29 @@ def _gaps(x: np.ndarray, values: np.ndarray, name: str, color: str) -> "go.Scatt
 
 
 def eigenvalue_figure(
-    values: Float[np.ndarray, " pairs"],
+    values: "Float[np.ndarray, ' pairs'] | xr.Dataset",
     residuals: Float[np.ndarray, " pairs"] | None = None,
-    converged: Bool[np.ndarray, " pairs"] | None = None,
+    converged: Shaped[np.ndarray, " pairs"] | None = None,
 ) -> "go.Figure":
     """Draw eigenvalues as stems, largest first; those not converged are hollow.
 
     The bars are residuals: an exact eigenvalue lies within each.
+
+    Args:
+        values: Eigenvalues; or a dataset with `value` and, where known, `residual` and
+            `converged`.
+        residuals: Norms of Hv - λv for unit v.
+        converged: Whether each met its tolerance.
+
+    Raises:
+        InputError: The dataset lacks `value`.
     """
     import plotly.graph_objects as go
 
-    values = np.asarray(values, dtype=float)
+    if not isinstance(values, np.ndarray):
+        values, residuals, converged = read_eigenvalues(values)
     rank = np.arange(1, len(values) + 1)
-    done = np.ones(len(values), bool) if converged is None else np.asarray(converged)
+    done = np.ones(len(values), bool) if converged is None else converged.astype(bool)
     stems = go.Scatter(
         x=np.repeat(rank, 3),
         y=np.stack(
@@ -161,7 +183,7 @@ def eigenvalue_figure(
     ):
         if not mask.any():
             continue
-        errors = None if residuals is None else np.asarray(residuals)[mask]
+        errors = None if residuals is None else residuals[mask]
         figure.add_trace(
             go.Scatter(
                 x=rank[mask],
@@ -180,16 +202,17 @@ def eigenvalue_figure(
 
 
 def layers_figure(
-    names: Sequence[str],
-    values: Mapping[str, Float[np.ndarray, " _"]],
+    names: "Sequence[str] | xr.Dataset",
+    values: Mapping[str, Float[np.ndarray, " _"]] | None = None,
     *,
     stderrs: Mapping[str, Float[np.ndarray, " _"]] | None = None,
 ) -> "go.Figure":
     """Draw quantities by layer as bars, the first layer on top, one panel a quantity.
 
     Args:
-        names: Names of the layers.
-        values: Quantity -> one value a layer.
+        names: Names of the layers; or a dataset over `layer`, whose `trace` and
+            `top_eigenvalue` are drawn with their errors.
+        values: Quantity -> one value a layer; not with a dataset.
         stderrs: Quantity -> one standard error a layer.
 
     Raises:
@@ -198,6 +221,8 @@ def layers_figure(
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
+    if not isinstance(names, Sequence):
+        names, values, stderrs = read_layers(names)
     if not values:
         raise InputError("values must hold at least one quantity, got none")
     for label, column in values.items():

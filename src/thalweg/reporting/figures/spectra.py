@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from thalweg.reporting._samples import attribute, need, power_text
+from thalweg.reporting._samples import read_density
+from thalweg.reporting._scales import SymmetricLog
 from thalweg.reporting.figures.theme import COLORS, finish, translucent
 
 if TYPE_CHECKING:
@@ -14,64 +15,6 @@ if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["spectrum_figure"]
-
-# Densities below this share of the highest are not drawn: they are Gaussian tails.
-FLOOR = 1e-7
-
-
-class SymmetricLog:
-    """The axis t -> sign(t) log10(1 + |t| / threshold), linear around zero.
-
-    Args:
-        threshold: Where the axis turns from linear to logarithmic.
-        extent: Largest |t| on it.
-    """
-
-    def __init__(self, threshold: float, extent: float) -> None:
-        self.threshold = threshold
-        self.extent = extent
-
-    def __call__(self, t: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
-        """Return the positions of `t` on the axis."""
-        return np.sign(t) * np.log10(1 + np.abs(t) / self.threshold)
-
-    def ticks(self, low: float, high: float) -> tuple[list[float], list[str]]:
-        """Return positions and texts of ticks: zero and powers of ten on both sides."""
-        first = int(np.ceil(np.log10(self.threshold)))
-        last = int(np.floor(np.log10(max(self.extent, self.threshold))))
-        step = max(1, (last - first) // 4)
-        powers = range(last, first - 1, -step)
-        values = [0.0, *(10.0**p for p in powers), *(-(10.0**p) for p in powers)]
-        sizes = [power_text(power) for power in powers]
-        texts = ["0", *sizes, *(f"−{size}" for size in sizes)]
-        kept = [(v, t) for v, t in zip(values, texts, strict=True) if low <= v <= high]
-        return [float(self(np.array(v))) for v, _ in kept], [t for _, t in kept]
-
-
-def symmetric_log(dataset: "xr.Dataset") -> SymmetricLog:
-    """Return the axis of a spectral density, linear below its resolution sigma."""
-    t = np.asarray(dataset["t"].values, dtype=float)
-    extent = float(np.abs(t).max()) or 1.0
-    sigma = attribute(dataset, "sigma")
-    known = isinstance(sigma, int | float) and np.isfinite(sigma) and sigma > 0
-    return SymmetricLog(float(sigma) if known else extent * 1e-2, extent)  # type: ignore[arg-type]  # `known` checks it
-
-
-def density_pieces(dataset: "xr.Dataset") -> tuple[np.ndarray, np.ndarray]:
-    """Return t and the density, floored where it is too small to be drawn.
-
-    Raises:
-        InputError: The dataset lacks `t` or `density`.
-    """
-    need(dataset, "t", "density")
-    t = np.asarray(dataset["t"].values, dtype=float)
-    density = np.asarray(dataset["density"].values, dtype=float)
-    if t.min() < 0 < t.max() and 0.0 not in t:  # both sides meet at zero
-        place = int(np.searchsorted(t, 0.0))
-        density = np.insert(density, place, np.interp(0.0, t, density))
-        t = np.insert(t, place, 0.0)
-    top = float(np.nanmax(density)) if np.isfinite(density).any() else 1.0
-    return t, np.maximum(density, FLOOR * (top or 1.0))
 
 
 def spectrum_figure(
@@ -94,8 +37,7 @@ def spectrum_figure(
     """
     import plotly.graph_objects as go
 
-    t, density = density_pieces(dataset)
-    axis = symmetric_log(dataset)
+    t, density, axis = read_density(dataset)
     floor, top = float(density.min()), float(density.max())
     figure = go.Figure()
     for name, side, color in (

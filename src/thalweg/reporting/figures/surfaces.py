@@ -12,13 +12,10 @@ from jaxtyping import Float
 from thalweg.errors import InputError
 from thalweg.reporting._samples import (
     Samples,
-    Scale,
-    ScaleName,
     grid_variables,
     read_samples,
-    scale_of,
-    ticks,
 )
+from thalweg.reporting._scales import Scale, ScaleName, scale_of, ticks
 from thalweg.reporting.figures.lines import line_figure
 from thalweg.reporting.figures.theme import COLORS, SEQUENTIAL, finish
 
@@ -63,17 +60,13 @@ def surface_figure(
         InputError: A variable is missing, there are more than three axes, or the scale
             does not fit the values.
     """
+    if variable is None and not grid_variables(dataset) and "t" in dataset.sizes:
+        return line_figure(dataset, scale=scale)
     samples = read_samples(dataset, variable)
     k = len(samples.axes)
     if k == 1:
-        names = [variable] if variable else _one_scale(dataset)
-        lines = {name: read_samples(dataset, name).values for name in names}
         return line_figure(
-            samples.axes[0],
-            lines,
-            x_label=samples.labels[0],
-            y_label=samples.name if len(lines) == 1 else "",
-            scale=scale,
+            dataset[[samples.name]] if variable else dataset, scale=scale
         )
     if k > 3:
         raise InputError(f"a surface is drawn over 1 to 3 axes, the dataset has {k}")
@@ -110,12 +103,6 @@ def surface_caption(
         )
     words.append("A minimum of this slice need not be one of the loss.")
     return " ".join(words)
-
-
-def _one_scale(dataset: "xr.Dataset") -> list[str]:
-    """Return `loss` alone where it is there, else every variable (one a landscape)."""
-    names = grid_variables(dataset)
-    return ["loss"] if "loss" in names else names
 
 
 def _center(samples: Samples) -> dict[str, Sequence[float]]:
@@ -310,8 +297,7 @@ def _marks(samples: Samples, how: Scale) -> list:
         for name, mask in samples.missing().items()
     }
     if how.clipped:
-        with np.errstate(invalid="ignore"):
-            above = samples.finite & (samples.values > how.high)
+        above = how.above(samples.values)
         masks[f"above {how.high:.4g}, clipped"] = (above, "diamond-open", COLORS[3])
     traces = []
     for name, (mask, symbol, color) in masks.items():

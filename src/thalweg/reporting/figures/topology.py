@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from thalweg.errors import InputError
-from thalweg.reporting._samples import need
+from thalweg.reporting._samples import read_pairs
 from thalweg.reporting.figures.theme import COLORS, finish
 
 if TYPE_CHECKING:
@@ -17,26 +17,6 @@ if TYPE_CHECKING:
 __all__ = ["merge_tree_figure", "persistence_figure"]
 
 _MOST_BARS = 40
-
-
-def pairs_of(
-    table: "xr.Dataset | Mapping[str, object]",
-) -> tuple[Float[np.ndarray, " pairs"], Float[np.ndarray, " pairs"]]:
-    """Return births and deaths of a persistence table, most persistent first.
-
-    Raises:
-        InputError: The table lacks `birth` or `death`.
-    """
-    if isinstance(table, Mapping):
-        for name in ("birth", "death"):
-            if name not in table:
-                raise InputError(f"the table lacks {name!r}; it has {list(table)}")
-    if not isinstance(table, Mapping) or hasattr(table, "variables"):
-        need(table, "birth", "death")  # type: ignore[arg-type]  # a dataset, as checked
-    births = np.ravel(np.asarray(table["birth"], dtype=float))
-    deaths = np.ravel(np.asarray(table["death"], dtype=float))
-    order = np.argsort(-(deaths - births), kind="stable")
-    return births[order], deaths[order]
 
 
 def persistence_figure(
@@ -55,7 +35,7 @@ def persistence_figure(
     """
     from plotly.subplots import make_subplots
 
-    births, deaths = pairs_of(table)
+    births, deaths = read_pairs(table)
     low, cap = _range(births, deaths)
     shown = min(len(births), _MOST_BARS)
     title = "bars" if shown == len(births) else f"the {shown} longest bars"
@@ -158,16 +138,10 @@ def merge_tree_figure(
         label: What the values are.
 
     Raises:
-        InputError: The arrays differ in length, or a parent is no other minimum.
+        InputError: The parents of some minimum do not lead to a deepest one.
     """
     import plotly.graph_objects as go
 
-    births, deaths, parents = (np.asarray(a) for a in (births, deaths, parents))
-    if not len(births) == len(deaths) == len(parents):
-        raise InputError(
-            f"births, deaths and parents must have one length, got {len(births)}, "
-            f"{len(deaths)} and {len(parents)}"
-        )
     places = leaf_places(deaths, parents)
     _, cap = _range(births, deaths)
     lines: list[tuple[float, float]] = []
