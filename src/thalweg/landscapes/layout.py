@@ -3,7 +3,7 @@
 import fnmatch
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -124,6 +124,14 @@ class Layout:
                 f"no name matches {patterns}; the first names are {self.names[:8]}"
             )
         return chosen
+
+    def part(self, patterns: str | Iterable[str]) -> "Layout":
+        """Return the layout of the blocks that match alone, without gaps."""
+        blocks, offset = [], 0
+        for block in self.select(patterns):
+            blocks.append(replace(block, offset=offset))
+            offset += block.size
+        return Layout(tuple(blocks))
 
     def indices(self, patterns: str | Iterable[str]) -> Tensor:
         """Return the positions in a point of all blocks that match, in order."""

@@ -60,7 +60,6 @@ class Parameters:
         self.layout = _layout(self.slots, first)
         names = all_names(model)
         self.aliases = {name: names[id(tensor)] for name, tensor in first.items()}
-        self._sizes = [block.size for block in self.layout.blocks]
 
     @property
     def half(self) -> bool:
@@ -90,12 +89,18 @@ class Parameters:
         }
         return self.layout.join(cast)
 
-    def split(self, point: Float[Tensor, " dim"]) -> dict[str, Tensor]:
-        """Return the parameters at a point, differentiable, in the model's dtypes."""
-        pieces = torch.split(point, self._sizes)
+    def split(
+        self, point: Float[Tensor, " dim"], layout: Layout | None = None
+    ) -> dict[str, Tensor]:
+        """Return the parameters at a point, differentiable, in the model's dtypes.
+
+        With a `layout` those of a part of the point, `Layout.part` of this one.
+        """
+        layout = self.layout if layout is None else layout
+        pieces = torch.split(point, [block.size for block in layout.blocks])
         return {
             block.name: _typed(piece.reshape(block.shape), self.dtypes[block.name])
-            for block, piece in zip(self.layout.blocks, pieces, strict=True)
+            for block, piece in zip(layout.blocks, pieces, strict=True)
         }
 
     def flat(self, gradients: Iterable[Tensor | None]) -> Float[Tensor, " dim"]:

@@ -64,11 +64,11 @@ def weight_decay(problem):
     return Case(land.hessian(land.origin), dense)
 
 
-def submatrix(problem):
-    land = problem.landscape(sizes=[9, 14])
-    keep = land.layout.indices("2.*")
-    dense = problem.dense_hessian()[keep][:, keep]
-    return Case(land.hessian(land.origin).submatrix("2.*"), dense)
+def part(whole, names="2.*"):
+    """The diagonal block of some parameters, differentiated in these alone."""
+    keep = whole.operator.layout.indices(names)
+    dense = whole.dense[keep][:, keep]
+    return Case(whole.operator.submatrix(names), dense, whole.tolerance)
 
 
 def damped(problem):
@@ -97,7 +97,27 @@ CASES = {
     "hessian, tied, frozen, unused": lambda: hessian(problems.tied_problem()),
     "hessian, attention": lambda: hessian(problems.attention_problem()),
     "hessian, weight decay": lambda: weight_decay(problems.softmax_problem()),
-    "hessian, submatrix": lambda: submatrix(problems.softmax_problem()),
+    "hessian, part": lambda: part(hessian(problems.softmax_problem(), sizes=[9, 14])),
+    "hessian, part of a part": lambda: part(
+        part(hessian(problems.softmax_problem(), sizes=[9, 14])), "2.weight"
+    ),
+    "hessian, tied part": lambda: part(
+        hessian(problems.tied_problem()), ("first*", "unused")
+    ),
+    "hessian, rebuilt part": lambda: part(
+        hessian(problems.softmax_problem(), sizes=[9, 14], method="rebuilt")
+    ),
+    "hessian, part by differences": lambda: part(
+        hessian(problems.softmax_problem(), method="fd", tolerance=1e-6)
+    ),
+    "hessian, weight decay, part": lambda: part(
+        weight_decay(problems.softmax_problem())
+    ),
+    "ggn, part": lambda: part(ggn(problems.softmax_problem(), sizes=[9, 14])),
+    "empirical Fisher, part": lambda: part(
+        empirical_fisher(problems.softmax_problem(), [9, 14])
+    ),
+    "covariance, part": lambda: part(covariance(problems.softmax_problem(), [9, 14])),
     "ggn, softmax": lambda: ggn(problems.softmax_problem(), sizes=[9, 14]),
     "ggn, rebuilt": lambda: ggn(problems.softmax_problem(), sizes=[9, 14], cache=False),
     "ggn, squared": lambda: ggn(problems.squared_problem(), sizes=[22, 1]),
@@ -234,3 +254,51 @@ def test_wrong_shapes(case):
         _ = case.operator @ torch.zeros(case.operator.dim + 1, dtype=torch.float64)
     with pytest.raises(StructureError, match="basis"):
         case.operator.project(torch.zeros(case.operator.dim + 1, 2))
+
+
+def test_products_of_a_part_count_in_the_whole():
+    land = problems.softmax_problem().landscape()
+    for whole in (land.hessian(land.origin), land.ggn(land.origin)):
+        one = whole.submatrix("2.*").submatrix("2.weight")
+        one.project(torch.eye(one.dim, 2, dtype=torch.float64))
+        _ = one @ torch.ones(one.dim, dtype=torch.float64)
+        assert one.products == whole.products == 3
+
+
+def test_a_part_that_nothing_depends_on_is_zero():
+    land = problems.tied_problem().landscape()
+    for whole in (
+        land.hessian(land.origin),
+        land.ggn(land.origin),
+        land.fisher(land.origin, kind="empirical"),
+        land.gradient_covariance(land.origin),
+    ):
+        unused = whole.submatrix("unused")
+        assert not unused.dense().any()
+        assert not unused.project(torch.eye(2, dtype=torch.float64)).any()
+
+
+def test_a_dropped_operator_frees_its_graphs_at_once():
+    import gc
+    import weakref
+
+    land = problems.softmax_problem().landscape()
+    gc.disable()
+    try:
+        for make in (land.hessian, land.ggn, land.gradient_covariance):
+            operator = make(land.origin)
+            _ = operator @ land.origin
+            graph = weakref.ref(operator.graphs)
+            del operator
+            assert graph() is None
+    finally:
+        gc.enable()
+
+
+def test_trace_of_a_part_of_the_covariance():
+    problem = problems.softmax_problem()
+    land = problem.landscape(sizes=[9, 14])
+    part_of_it = land.gradient_covariance(land.origin).submatrix("2.*")
+    keep = land.layout.indices("2.*")
+    exact = torch.cov(problem.example_gradients()[:, keep].T).trace()
+    assert part_of_it.trace() == pytest.approx(float(exact), rel=1e-10)

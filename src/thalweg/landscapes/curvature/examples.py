@@ -1,6 +1,6 @@
 """Operators of the examples' gradients: empirical Fisher and gradient covariance."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -11,8 +11,9 @@ from thalweg.errors import DataError
 from thalweg.landscapes._batches import Batch
 from thalweg.landscapes._examples import batch_rows
 from thalweg.landscapes.curvature.gauss_newton import JacobianOperator
-from thalweg.landscapes.curvature.graphs import BatchGraphs, Cache, JacobianGraph
+from thalweg.landscapes.curvature.graphs import Cache, JacobianGraph
 from thalweg.landscapes.curvature.output import DiagonalCurvature, OutputCurvature
+from thalweg.landscapes.operators import LinearOperator
 
 if TYPE_CHECKING:
     from thalweg.landscapes.network import NetworkLandscape
@@ -56,9 +57,7 @@ class GradientCovariance(EmpiricalFisherOperator):
         cache: Cache = "auto",
         check: bool = False,
     ) -> None:
-        super().__init__(land, point, cache=cache, check=check)
-        self._point = point
-        self.graphs = BatchGraphs(land, point, self._graph, cache, reduction="mean")
+        super().__init__(land, point, cache=cache, check=check, reduction="mean")
 
     @cached_property
     def gradient(self) -> Tensor:
@@ -70,7 +69,7 @@ class GradientCovariance(EmpiricalFisherOperator):
             self.examples += len(graph.curvature.diagonal)
             return graph.vjp(graph.curvature.diagonal)
 
-        gradient = self.graphs.mean(weighted).to(self.dtype)
+        gradient = super()._mean(weighted)
         if self.examples < 2:
             raise DataError("the covariance of gradients needs at least two examples")
         return gradient
@@ -79,9 +78,15 @@ class GradientCovariance(EmpiricalFisherOperator):
         # Centered here, so that nothing cancels; sum_i w_i (image) is then zero.
         return graph.jvp(v) - self.gradient @ v
 
-    def _total(self, apply: Callable[[JacobianGraph], Tensor]) -> Tensor:
+    def _mean(self, apply: Callable[[JacobianGraph], Tensor]) -> Tensor:
         _ = self.gradient  # before the pass that needs it begins
-        return super()._total(apply) * (self.examples / (self.examples - 1))
+        return super()._mean(apply) * (self.examples / (self.examples - 1))
+
+    def submatrix(self, names: str | Iterable[str]) -> LinearOperator:
+        """Return the covariance of the parameters whose names match."""
+        part = super().submatrix(names)
+        part.__dict__.pop("gradient", None)
+        return part
 
     def trace(self) -> float:
         """Return tr C, from the gradient of every example, a chunk at a time."""
@@ -93,6 +98,8 @@ class GradientCovariance(EmpiricalFisherOperator):
         g = self.gradient.double()
         weights, distances, alignments = [], [], []
         for gradients, weight in self._land._example_gradients(self._point):
+            if self._indices is not None:
+                gradients = gradients[:, self._indices]
             gradients = gradients.double()
             weights.append(weight.double())
             alignments.append(gradients @ g)

@@ -5,7 +5,6 @@ projections are here, once.
 """
 
 from abc import abstractmethod
-from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -15,7 +14,8 @@ from torch import Tensor
 
 from thalweg.errors import InputError, LossError
 from thalweg.landscapes._batches import Batch
-from thalweg.landscapes.curvature.graphs import BatchGraphs, Cache, JacobianGraph
+from thalweg.landscapes.curvature.base import NetworkOperator
+from thalweg.landscapes.curvature.graphs import Cache, JacobianGraph
 from thalweg.landscapes.curvature.output import (
     LossCurvature,
     ModelCurvature,
@@ -24,44 +24,19 @@ from thalweg.landscapes.curvature.output import (
     model_curvature,
 )
 from thalweg.landscapes.linear_maps import LinearMap, check_basis, column
-from thalweg.landscapes.operators import LinearOperator, columns
+from thalweg.landscapes.operators import columns
 from thalweg.seeding import numpy_generator
 
 if TYPE_CHECKING:
     from thalweg.landscapes.network import NetworkLandscape
 
 
-class JacobianOperator(LinearOperator):
+class JacobianOperator(NetworkOperator[JacobianGraph]):
     """Σ_b w_b J_bᵀ B_b J_b / Σ_b w_b over batches b, at one point.
 
     Cost: a product is one pass forward and one backward through a kept graph, less
     than a gradient; `project` is k passes forward and none backward.
-
-    Args:
-        land: The landscape.
-        point: Where.
-        cache: What may be kept of the graphs: "auto" is a quarter of the free memory,
-            else a number of bytes, True for all or False for nothing.
-        check: Verify the symmetry at the first product.
     """
-
-    def __init__(
-        self,
-        land: "NetworkLandscape",
-        point: Tensor,
-        *,
-        cache: Cache = "auto",
-        check: bool = False,
-    ) -> None:
-        super().__init__(
-            land.dim,
-            dtype=point.dtype,
-            device=point.device,
-            layout=land.layout,
-            check=check,
-        )
-        self._land = land
-        self.graphs = BatchGraphs(land, point, self._graph, cache)
 
     @abstractmethod
     def _linearize(
@@ -70,8 +45,7 @@ class JacobianOperator(LinearOperator):
         """Return output, weight and B of a batch whose first row is `row`."""
 
     def _graph(self, leaf: Tensor, batch: Batch, row: int) -> JacobianGraph:
-        parameters = self._land._parameters(leaf)
-        return JacobianGraph(leaf, *self._linearize(parameters, batch, row))
+        return JacobianGraph(leaf, *self._linearize(self._parameters(leaf), batch, row))
 
     def _image(self, graph: JacobianGraph, v: Tensor) -> Tensor:
         return graph.jvp(v)
@@ -79,17 +53,11 @@ class JacobianOperator(LinearOperator):
     def _apply(self, graph: JacobianGraph, v: Tensor) -> Tensor:
         return graph.vjp(graph.curvature.apply(self._image(graph, v)))
 
-    def _total(self, apply: Callable[[JacobianGraph], Tensor]) -> Tensor:
-        return self.graphs.mean(apply).to(self.dtype)
-
     def _product(self, v: Tensor) -> Tensor:
-        v = (
-            v.contiguous()
-        )  # a column of V is strided, and kernels then round differently
-        return self._total(lambda graph: self._apply(graph, v))
+        return self._mean(lambda graph: self._apply(graph, v))
 
     def _products(self, V: Tensor) -> Tensor:
-        return self._total(
+        return self._mean(
             lambda graph: torch.stack(
                 [self._apply(graph, v) for v in columns(V)], dim=1
             )
@@ -106,7 +74,9 @@ class JacobianOperator(LinearOperator):
         """
         check_basis(U, self.dim)
         k = U.shape[1]
-        self.products += k
+        before = self.products
+        self.products += k + (rhs is not None)
+        self._count_in_whole(before)
 
         def gram(graph: JacobianGraph) -> Tensor:
             if k == 0:
@@ -122,15 +92,10 @@ class JacobianOperator(LinearOperator):
             return torch.cat([matrix, products[:, None]], dim=1)
 
         if rhs is None:
-            return self._total(gram)
-        self.products += 1
+            return self._mean(gram)
         v = rhs.to(dtype=self.dtype, device=self.device)
-        both = self._total(gram)
+        both = self._mean(gram)
         return both[:, :k], both[:, k]
-
-    def close(self) -> None:
-        """Free the graphs."""
-        self.graphs.close()
 
 
 class GaussNewtonOperator(JacobianOperator):
@@ -147,7 +112,8 @@ class GaussNewtonOperator(JacobianOperator):
     ) -> tuple[Tensor, Tensor | float, OutputCurvature]:
         objective = self._land.objective
         output = self._land._batch_output(parameters, batch)
-        if not isinstance(output, Tensor) or not output.requires_grad:
+        needed = self._whole is None  # a part may not reach the output
+        if not isinstance(output, Tensor) or (needed and not output.requires_grad):
             raise LossError(
                 "GGN needs a model whose output is one tensor with a graph, got "
                 f"{type(output).__name__}: pick it by `forward=`"

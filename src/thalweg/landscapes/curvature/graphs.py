@@ -4,6 +4,7 @@ On the CPU a product through a retained graph costs little more than a gradient,
 rebuilt one twice as much; forward-mode and batched products are slower than both.
 """
 
+import copy
 import math
 import os
 from collections.abc import Callable
@@ -62,6 +63,9 @@ class GradientGraph:
 
     def __init__(self, leaf: Tensor, value: Tensor, weight: Tensor | float) -> None:
         self._leaf, self.weight = leaf, float(weight)
+        if not value.requires_grad:  # the batch does not depend on the leaf
+            self._gradient = torch.zeros_like(leaf)
+            return
         (self._gradient,) = torch.autograd.grad(
             value, leaf, create_graph=True, materialize_grads=True
         )
@@ -103,6 +107,9 @@ class JacobianGraph:
         self._leaf, self._output = leaf, output
         self.weight, self.curvature = float(weight), curvature
         self._dual = torch.zeros_like(output, requires_grad=True)
+        if not output.requires_grad:  # the batch does not depend on the leaf
+            self._pullback = torch.zeros_like(leaf)
+            return
         (self._pullback,) = torch.autograd.grad(
             output, leaf, self._dual, create_graph=True, materialize_grads=True
         )
@@ -113,6 +120,8 @@ class JacobianGraph:
 
     def jvp(self, v: Tensor) -> Tensor:
         """Return J v, shaped as the output."""
+        if not self._pullback.requires_grad:
+            return torch.zeros_like(self._dual)
         (image,) = torch.autograd.grad(
             self._pullback, self._dual, v, retain_graph=True, materialize_grads=True
         )
@@ -120,6 +129,8 @@ class JacobianGraph:
 
     def vjp(self, u: Tensor) -> Tensor:
         """Return Jᵀ u."""
+        if not self._pullback.requires_grad:
+            return torch.zeros_like(self._leaf)
         (image,) = torch.autograd.grad(
             self._output, self._leaf, u, retain_graph=True, materialize_grads=True
         )
@@ -127,6 +138,7 @@ class JacobianGraph:
 
 
 G = TypeVar("G", GradientGraph, JacobianGraph)
+Build = Callable[[Tensor, Batch, int], G]
 
 
 class BatchGraphs(Generic[G]):
@@ -137,7 +149,6 @@ class BatchGraphs(Generic[G]):
     Args:
         land: The landscape whose batches are linearized.
         point: Where.
-        build: Makes the graph of (leaf, batch, index of the batch's first row).
         cache: True keeps every graph, False none, a number as many bytes of them,
             "auto" a quarter of the memory that is free at the first pass.
         reduction: How batches add up; the landscape's by default.
@@ -147,16 +158,21 @@ class BatchGraphs(Generic[G]):
         self,
         land: "NetworkLandscape",
         point: Tensor,
-        build: Callable[[Tensor, Batch, int], G],
         cache: Cache,
         reduction: str | None = None,
     ) -> None:
         self._land: NetworkLandscape = land
         self.reduction = reduction or land.reduction
-        self._leaf = point.detach().clone().requires_grad_()
-        self._build: Callable[[Tensor, Batch, int], G] = build
-        self._cache = cache
+        self._point, self._cache = point, cache
+        self._leaf = point.detach().requires_grad_()
         self.close()
+
+    def at(self, leaf: Tensor) -> "BatchGraphs[G]":
+        """Return new graphs at the same point, of a leaf that is a part of it."""
+        other = copy.copy(self)
+        other._leaf = leaf.detach().requires_grad_()
+        other.close()
+        return other
 
     def close(self) -> None:
         """Free all graphs; the next pass builds them again."""
@@ -173,25 +189,33 @@ class BatchGraphs(Generic[G]):
         """Number of batches whose graph is kept."""
         return len(self._kept)
 
-    def mean(self, apply: Callable[[G], Tensor]) -> Tensor:
+    def mean(self, build: Build[G], apply: Callable[[G], Tensor]) -> Tensor:
         """Return the total over batches of apply(graph), by the landscape's weights.
 
         A model averaged over its randomness counts each draw as a pass over the data.
+
+        Args:
+            build: Makes the graph of (leaf, batch, index of the batch's first row);
+                not kept, or an operator would wait for the garbage collector with its
+                graphs.
+            apply: What is summed.
         """
         total = WeightedMean(self.reduction)
         if self._complete:
             for graph in self._kept:
                 total.add(apply(graph), graph.weight)
         else:
-            self._pass(apply, total)
+            self._pass(build, apply, total)
         result = total.result()
         draws = self._land.repeats
         return result / draws if self.reduction == "sum" and draws > 1 else result
 
-    def _pass(self, apply: Callable[[G], Tensor], total: WeightedMean) -> None:
+    def _pass(
+        self, build: Build[G], apply: Callable[[G], Tensor], total: WeightedMean
+    ) -> None:
         land, index = self._land, 0
         with (
-            land._evaluating(self._leaf, second_order=True),
+            land._evaluating(self._point, second_order=True),
             torch.enable_grad(),
         ):
             for draw in range(land.repeats):
@@ -203,7 +227,7 @@ class BatchGraphs(Generic[G]):
                     else:
                         if skipped and self._random is not None:
                             self._random.restore()
-                        graph, skipped = self._graph(batch, row, index), False
+                        graph, skipped = self._built(build, batch, row, index), False
                     total.add(apply(graph), graph.weight)
                     del graph  # before the next one is built
                     row += batch.size
@@ -211,13 +235,13 @@ class BatchGraphs(Generic[G]):
         self.batches = index
         self._complete = self.kept == index
 
-    def _graph(self, batch: Batch, row: int, index: int) -> G:
+    def _built(self, build: Build[G], batch: Batch, row: int, index: int) -> G:
         if self._budget is None:
             self._budget = budget(self._cache, self._leaf.device)
         meter = SavedBytes()
         metered = index == self.kept and self.bytes < self._budget
         with meter if metered else nullcontext():
-            graph = self._build(self._leaf, batch, row)
+            graph = build(self._leaf, batch, row)
         if not self._checked:
             graph.check()
             self._checked = True

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from thalweg.errors import InputError, LossError, PrecisionWarning
 from thalweg.landscapes._batches import Batch
+from thalweg.landscapes.curvature.base import NetworkOperator
 from thalweg.landscapes.curvature.graphs import (
-    BatchGraphs,
     Cache,
     GradientGraph,
     NoSecondDerivative,
 )
-from thalweg.landscapes.operators import LinearOperator, columns
+from thalweg.landscapes.operators import columns
 
 if TYPE_CHECKING:
     from thalweg.landscapes.network import NetworkLandscape
@@ -26,7 +26,7 @@ _METHODS = ("auto", "retained", "rebuilt", "fd")
 _NOT_IMPLEMENTED = re.compile(r"derivative for .* is not implemented", re.I)
 
 
-class NetworkHessian(LinearOperator):
+class NetworkHessian(NetworkOperator[GradientGraph]):
     """H = ∇²L, with weight decay, by a double backward on the gradient's graph.
 
     In real coordinates and in the dtype of the points (float32 for a model in half
@@ -64,17 +64,10 @@ class NetworkHessian(LinearOperator):
     ) -> None:
         if method not in _METHODS:
             raise InputError(f"method must be one of {_METHODS}, got {method!r}")
-        super().__init__(
-            land.dim,
-            dtype=point.dtype,
-            device=point.device,
-            layout=land.layout,
-            check=check,
-        )
         if method in ("retained", "rebuilt"):
             cache = method == "retained"
-        self._land, self._point, self._method = land, point, method
-        self.graphs = BatchGraphs(land, point, self._graph, cache)
+        super().__init__(land, point, cache=cache, check=check)
+        self._method = method
 
     @property
     def method(self) -> str:
@@ -87,8 +80,8 @@ class NetworkHessian(LinearOperator):
         return f"retained {kept} of {batches}" if kept else "rebuilt"
 
     def _graph(self, leaf: Tensor, batch: Batch, row: int) -> GradientGraph:
-        value, weight = self._land._batch_loss(self._land._parameters(leaf), batch)
-        if not value.requires_grad:
+        value, weight = self._land._batch_loss(self._parameters(leaf), batch)
+        if not value.requires_grad and self._whole is None:
             raise LossError("the loss has no graph: it does not depend on the model")
         return GradientGraph(leaf, value, weight)
 
@@ -107,7 +100,7 @@ class NetworkHessian(LinearOperator):
         if self._method == "fd":
             return self._difference(V)
         try:
-            product = self.graphs.mean(apply).to(self.dtype)
+            product = self._mean(apply)
         except (RuntimeError, NoSecondDerivative) as error:
             missing = isinstance(error, NoSecondDerivative | NotImplementedError)
             missing = missing or _NOT_IMPLEMENTED.search(str(error)) is not None
@@ -130,6 +123,8 @@ class NetworkHessian(LinearOperator):
         mask = self._land._decay_mask
         if mask is None:
             return V
+        if self._indices is not None:
+            mask = mask[self._indices]
         return mask * V if V.ndim == 1 else mask[:, None] * V
 
     def _difference(self, V: Tensor) -> Tensor:
@@ -140,13 +135,13 @@ class NetworkHessian(LinearOperator):
             return torch.zeros_like(V)
         scale = max(1.0, float(self._point.norm()))
         step = torch.finfo(self.dtype).eps ** (1 / 3) * scale / length
-        ahead = self._land.gradient(self._point + step * V)
-        behind = self._land.gradient(self._point - step * V)
-        return (ahead - behind) / (2 * step)
-
-    def close(self) -> None:
-        """Free the graphs."""
-        self.graphs.close()
+        shift = step * V
+        if self._indices is not None:
+            shift = torch.zeros_like(self._point).index_copy(0, self._indices, shift)
+        ahead = self._land.gradient(self._point + shift)
+        behind = self._land.gradient(self._point - shift)
+        slope = (ahead - behind) / (2 * step)
+        return slope if self._indices is None else slope[self._indices]
 
 
 def _first_line(error: Exception) -> str:
