@@ -1,0 +1,53 @@
+"""Invariant sets of two-layer homogeneous networks, and what they obstruct."""
+
+from thalweg.solvable.relu_topology.betti import (
+    PoincarePolynomial,
+    poincare_polynomial,
+)
+from thalweg.solvable.relu_topology.conservation import (
+    ComplexWeightsError,
+    Invariants,
+    conserved_matrix,
+    invariants,
+)
+from thalweg.solvable.relu_topology.exchange import rescale, transport
+from thalweg.solvable.relu_topology.floors import Floor, loss_floor
+from thalweg.solvable.relu_topology.labels import (
+    Components,
+    EffectiveComponents,
+    components,
+    effective_components,
+)
+from thalweg.solvable.relu_topology.reachability import (
+    NeuronCount,
+    Reachability,
+    Verdict,
+    count_neurons,
+    reachable,
+)
+
+__all__ = [
+    # conserved quantities
+    "ComplexWeightsError",
+    "Invariants",
+    "conserved_matrix",
+    "invariants",
+    # topology of the invariant set
+    "Components",
+    "EffectiveComponents",
+    "PoincarePolynomial",
+    "components",
+    "effective_components",
+    "poincare_polynomial",
+    # equivalent networks
+    "rescale",
+    "transport",
+    # obstruction
+    "Floor",
+    "NeuronCount",
+    "Reachability",
+    "Verdict",
+    "count_neurons",
+    "loss_floor",
+    "reachable",
+]

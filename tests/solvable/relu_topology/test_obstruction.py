@@ -1,0 +1,213 @@
+"""Reachability and loss floors against descents, brute force and known values."""
+
+import numpy as np
+import pytest
+import torch
+
+from thalweg.errors import InputError, StructureError
+from thalweg.solvable import relu_topology as rt
+from thalweg.solvable.relu_topology import Verdict
+
+
+def circle(n):
+    angle = 2 * np.pi * np.arange(n) / n
+    x = np.stack([np.cos(angle), np.sin(angle)], 1)
+    return x, np.maximum(x[:, 0], 0) - np.maximum(x[:, 1], 0)
+
+
+def test_two_kinks_of_both_signs_obstruct_equal_locks():
+    count = rt.count_neurons(np.eye(2), np.array([[1.0, -1.0]]))
+    assert count.least == (1, 1) and count.exact
+    assert rt.reachable((2, 0, 0), count).verdict is Verdict.OBSTRUCTED
+    assert rt.reachable((1, 1, 0), count).verdict is Verdict.OPEN
+    assert rt.reachable((1, 0, 1), count).verdict is Verdict.OPEN
+    assert rt.reachable((0, 1, 0), count).verdict is Verdict.OBSTRUCTED
+
+
+def test_null_and_parallel_neurons_do_not_count():
+    w1 = np.array([[1.0, 0.0], [2.0, 0.0], [0.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    w2 = np.array([[1.0, -0.5, 3.0, 1.0, 0.0]])
+    assert rt.count_neurons(w1, w2).least == (1, 0)
+    # Active on none of the data.
+    data = np.array([[1.0, -1.0], [2.0, -3.0]])
+    assert rt.count_neurons(w1, w2, data=data).least == (0, 0)
+
+
+def test_linear_functions_need_a_pair():
+    count = rt.count_neurons(np.array([[1.0, 2.0], [-1, -2]]), np.array([[1.0, -1.0]]))
+    assert count.least == (1, 1) and count.exact
+    constant = rt.count_neurons(np.zeros((1, 2)), np.array([[2.0]]), np.ones(1))
+    assert (1, 0) in constant.sufficient
+
+
+def test_orientations_that_do_not_match_leave_an_interval():
+    # |x| + x/2 on one hyperplane: two neurons of one sign.
+    w1, w2 = np.array([[1.0, 0.0], [-1.0, 0.0]]), np.array([[1.5, 0.5]])
+    count = rt.count_neurons(w1, w2)
+    assert count.least == (1, 0) and not count.exact and count.least_total == 2
+    assert (2, 0) in count.sufficient
+    assert rt.reachable((2, 0, 0), count).verdict is Verdict.OPEN
+    assert rt.reachable((1, 0, 0), count).verdict is Verdict.OBSTRUCTED
+    # Two kinks with a linear part across: three neurons may or may not do.
+    w1 = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [-1.0, -1.0]])
+    count = rt.count_neurons(w1, np.array([[1.0, 1.0, 0.3, -0.3]]))
+    assert rt.reachable((3, 0, 0), count).verdict is Verdict.UNDECIDED
+
+
+def test_leaky_count_finds_the_orientations_of_its_target():
+    rng = np.random.default_rng(0)
+    w1, w2 = rng.standard_normal((5, 3)), rng.standard_normal((1, 5))
+    for slope in (0.0, 0.2):
+        count = rt.count_neurons(w1, w2, slope=slope)
+        assert count.exact
+        assert count.least == (int((w2 > 0).sum()), int((w2 < 0).sum()))
+
+
+def test_unused_locked_neurons_vanish_in_the_limit():
+    count = rt.count_neurons(np.eye(2)[:1], np.array([[1.0]]))
+    found = rt.reachable((2, 1, 0), count)
+    assert found.verdict is Verdict.OPEN and found.silenced == 1
+    assert "in the limit" in found.reason
+
+
+def test_reachability_reads_the_component_of_a_network():
+    count = rt.count_neurons(np.eye(2), np.array([[1.0, -1.0]]))
+    start = rt.components(0.1 * np.eye(2), np.array([[1.0, 1.0]]))
+    assert rt.reachable(start, count).verdict is Verdict.OBSTRUCTED
+    two = rt.components(np.eye(2), np.eye(2))
+    with pytest.raises(InputError, match="one output, got 2"):
+        rt.reachable(two, count)
+
+
+def test_floor_of_the_circle_is_the_published_number():
+    x, y = circle(64)
+    floor = rt.loss_floor(x, y, 1)
+    assert floor.certified and floor.exact and floor.gap < 1e-12
+    assert floor.value == pytest.approx(0.0945921, abs=2e-7)
+    assert rt.loss_floor(x, -y, -1).value == pytest.approx(floor.value, rel=1e-12)
+
+
+def test_bounds_are_ordered():
+    rng = np.random.default_rng(3)
+    for d in (2, 3):
+        x, y = rng.standard_normal((16, d)), rng.standard_normal(16)
+        sign, convexity, nnls = (
+            rt.loss_floor(x, y, 1, method=m) for m in ("sign", "convexity", "nnls")
+        )
+        assert 0 < sign.value <= convexity.value + 1e-10
+        assert convexity.value <= nnls.value + 1e-9
+        assert convexity.gap < 1e-8 and nnls.exact
+
+
+def test_convexity_is_tight_for_one_input_and_a_bias():
+    rng = np.random.default_rng(5)
+    x, y = rng.uniform(-1, 1, (20, 1)), rng.standard_normal(20)
+    convexity = rt.loss_floor(x, y, 1, bias=True, method="convexity").value
+    assert convexity == pytest.approx(rt.loss_floor(x, y, 1, bias=True).value, rel=1e-7)
+
+
+def test_convexity_is_not_tight_on_the_support_function_of_a_triangle():
+    x, _ = circle(12)
+    corners = circle(3)[0]
+    y = (x @ corners.T).max(1)
+    assert rt.loss_floor(x, y, 1, method="convexity").value < 1e-10
+    floor = rt.loss_floor(x, y, 1)
+    assert floor.gap < 1e-12 and floor.value == pytest.approx(1 / 64, rel=1e-10)
+
+
+def test_convex_regression_agrees_with_a_general_solver():
+    from scipy.optimize import minimize
+
+    rng = np.random.default_rng(6)
+    x, y = rng.uniform(-1, 1, (6, 1)), rng.standard_normal(6)
+    tilde = np.pad(x, ((0, 0), (0, 1)), constant_values=1.0)
+
+    def slacks(g):
+        values = g.reshape(6, 2) @ tilde.T
+        return (np.diag(values)[None] - values).ravel()
+
+    found = minimize(
+        lambda g: 0.5 * np.mean((np.sum(g.reshape(6, 2) * tilde, 1) - y) ** 2),
+        np.zeros(12),
+        constraints={"type": "ineq", "fun": slacks},
+        options={"maxiter": 500, "ftol": 1e-14},
+    )
+    floor = rt.loss_floor(x, y, 1, output_bias=True, method="convexity")
+    assert floor.value == pytest.approx(found.fun, abs=1e-7)
+
+
+@pytest.mark.parametrize("output_bias", [False, True])
+def test_descent_of_wide_networks_approaches_the_floor_from_above(output_bias):
+    rng = np.random.default_rng(7)
+    x, y = rng.standard_normal((10, 2)), rng.standard_normal(10)
+    floor = rt.loss_floor(x, y, 1, output_bias=output_bias)
+    w = torch.from_numpy(rng.standard_normal((200, 2))).requires_grad_()
+    b = torch.zeros((), dtype=torch.float64, requires_grad=output_bias)
+    inputs, targets = torch.from_numpy(x), torch.from_numpy(y)
+    # Output weights of 1/200, absorbed: positive sums of neurons.
+    parameters = [w, b] if output_bias else [w]
+    optimizer = torch.optim.LBFGS(parameters, max_iter=400, tolerance_change=1e-14)
+
+    def closure():
+        optimizer.zero_grad()
+        value = (torch.relu(inputs @ w.T).mean(1) + b - targets).pow(2).mean() / 2
+        value.backward()
+        return value
+
+    optimizer.step(closure)
+    reached = closure().item()
+    assert floor.value - 1e-10 <= reached <= floor.value + 0.02
+
+
+def test_sign_bound_of_the_logistic_loss():
+    x = np.ones((4, 1))
+    y = np.array([1.0, -1.0, -1.0, 1.0])
+    floor = rt.loss_floor(x, y, 1, loss="logistic", method="sign")
+    assert floor.value == pytest.approx(0.5 * np.log(2))
+    free = rt.loss_floor(x, y, 1, loss="logistic", method="sign", output_bias=True)
+    assert free.value == 0.0
+
+
+def test_mixed_signs_have_the_trivial_bound():
+    x, y = circle(8)
+    mixed = rt.components(0.1 * np.eye(2), np.array([[1.0, -1.0]]))
+    assert rt.loss_floor(x, y, mixed).method == "trivial"
+    equal = rt.components(0.1 * np.eye(2), np.array([[1.0, 1.0]]))
+    assert rt.loss_floor(x, y, equal).value > 0.05
+
+
+def test_subsets_and_samples_say_so():
+    rng = np.random.default_rng(8)
+    x, y = rng.standard_normal((30, 2)), rng.standard_normal(30)
+    part = rt.loss_floor(x, y, 1, method="convexity", max_points=10)
+    whole = rt.loss_floor(x, y, 1, method="convexity")
+    assert part.share == pytest.approx(1 / 3) and part.value <= whole.value
+    wide = rng.standard_normal((40, 6))
+    estimate = rt.loss_floor(wide, rng.standard_normal(40), 1)
+    assert estimate.method == "estimate" and not estimate.certified
+
+
+def test_errors_of_floors_and_counts():
+    x, y = circle(8)
+    with pytest.raises(StructureError, match="one output, got 2"):
+        rt.count_neurons(np.eye(2), np.eye(2))
+    with pytest.raises(InputError, match="slope must be in"):
+        rt.count_neurons(np.eye(2), np.ones((1, 2)), slope=1.0)
+    with pytest.raises(StructureError, match=r"data must have shape \(n, 2\)"):
+        rt.count_neurons(np.eye(2), np.ones((1, 2)), data=np.ones((3, 3)))
+    with pytest.raises(InputError, match="start must be three counts"):
+        rt.reachable((-1, 0, 0), rt.count_neurons(np.eye(2), np.ones((1, 2))))
+    with pytest.raises(StructureError, match="x must have shape"):
+        rt.loss_floor(x, y[:3], 1)
+    with pytest.raises(InputError, match="component must be"):
+        rt.loss_floor(x, y, 3)
+    with pytest.raises(InputError, match="x and y must be finite"):
+        rt.loss_floor(x, y * np.nan, 1)
+    with pytest.raises(InputError, match='"logistic" needs method="sign"'):
+        rt.loss_floor(x, y, 1, loss="logistic")
+    with pytest.raises(InputError, match="labels of -1 and"):
+        rt.loss_floor(x, y, 1, loss="logistic", method="sign")
+    with pytest.raises(InputError, match='"nnls" needs activation "relu"'):
+        rt.loss_floor(x, y, 1, activation="abs")
+    with pytest.raises(InputError, match="max_points must be at least 1"):
+        rt.loss_floor(x, y, 1, max_points=0)
