@@ -12,6 +12,10 @@ from thalweg.solvable.relu_topology.conservation import (
 )
 from thalweg.solvable.relu_topology.exchange import rescale, transport
 from thalweg.solvable.relu_topology.floors import Floor, loss_floor
+from thalweg.solvable.relu_topology.initialization import (
+    lock_probability,
+    obstruction_probability,
+)
 from thalweg.solvable.relu_topology.labels import (
     Components,
     EffectiveComponents,
@@ -42,6 +46,9 @@ __all__ = [
     # equivalent networks
     "rescale",
     "transport",
+    # random starts
+    "lock_probability",
+    "obstruction_probability",
     # obstruction
     "Floor",
     "NeuronCount",
