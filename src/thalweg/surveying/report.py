@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from thalweg.provenance import to_json
-from thalweg.reporting import write_report
+from thalweg.reporting import save_png, write_report
 from thalweg.surveying.archive import Archive
 from thalweg.surveying.plan import Plan
 from thalweg.surveying.sections import sections
+
+DRAWN = ("surface", "hessian_surface", "plane", "spectrum", "eigenvalues")
 
 
 def write_files(
@@ -21,6 +23,9 @@ def write_files(
     if directory is None:
         return None
     archive.write("summary.json", to_json(summary, indent=2))
+    for name in DRAWN:
+        if name in archive.datasets:
+            save_png(archive.datasets[name], directory / f"{name}.png")
     title = str(summary["name"]) or "Survey"
     verdict = summary["verdict"]
     subtitle = str(verdict["headline"]) if isinstance(verdict, Mapping) else ""
