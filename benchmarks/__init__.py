@@ -1,0 +1,1 @@
+"""Instruments side by side with peers: one process, one thread, interleaved."""
