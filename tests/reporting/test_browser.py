@@ -174,14 +174,19 @@ def test_every_view_of_a_surface_opens(browser, report, width):
           if (!buttons.length) return done(seen);
           Plotly.update(plot, ...buttons[0].args).then(() => {
             const shown = plot.data.filter((t) => t.visible).map((t) => t.type);
-            seen.push([buttons[0].label, shown[0]]);
+            const axis = plot._fullLayout.xaxis?.visible ?? false;
+            seen.push([buttons[0].label, shown[0], axis]);
             next(buttons.slice(1));
           });
         };
         next(plot.layout.updatemenus[0].buttons);
         """
     )
-    assert shown == [["3-D", "surface"], ["Contours", "contour"], ["Cells", "heatmap"]]
+    assert shown == [
+        ["3-D", "surface", False],
+        ["Contours", "contour", True],
+        ["Cells", "heatmap", True],
+    ]
     assert browser.execute_script(OVERFLOWING) == 0
     assert errors(browser) == []
 
@@ -198,10 +203,12 @@ def test_plots_follow_the_color_scheme(browser, report):
         colors.append(
             browser.execute_async_script(
                 "const done = arguments[0];"
-                "setTimeout(() => done(document.querySelectorAll('.plot')[2]"
-                "._fullLayout.font.color), 800)"
+                "const plot = document.querySelectorAll('.plot')[2];"
+                "setTimeout(() => done([plot._fullLayout.font.color,"
+                " plot._fullData[0].line.color]), 1500)"
             )
         )
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
-    assert colors[0] != colors[1]
+    assert colors[0][0] != colors[1][0]  # text
+    assert colors[0][1] != colors[1][1]  # lines
     assert errors(browser) == []

@@ -62,7 +62,8 @@ def format_value(value: object, stderr: object = None, digits: int = 4) -> str:
     if error == 0.0:
         return f"{format_number(value, digits)} ± 0"
     exponent = math.floor(math.log10(max(abs(float(value)), error)))
-    scale = exponent if not -3 <= exponent < 5 else 0
+    plain = -3 <= exponent < 5 and error < 99.5  # all digits written are meant
+    scale = 0 if plain else exponent
     places = max(1 - math.floor(math.log10(error)) + scale, 0)
     mantissa = _signed(f"{float(value) / 10.0**scale:.{places}f}")
     spread = f"{error / 10.0**scale:.{places}f}"

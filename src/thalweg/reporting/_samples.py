@@ -21,6 +21,7 @@ __all__ = [
     "Lines",
     "Samples",
     "attribute",
+    "cell_edges",
     "grid_variables",
     "need",
     "read_density",
@@ -86,6 +87,15 @@ class Samples:
         if min(spans) <= 0 or max(spans) > 4 * min(spans):
             return None
         return self.lengths[1] / self.lengths[0]
+
+
+def cell_edges(axis: Float[np.ndarray, " points"]) -> Float[np.ndarray, " edges"]:
+    """Return the borders of the cells around the coordinates, one more than those."""
+    if len(axis) == 1:
+        return axis[0] + np.array([-0.5, 0.5])
+    middles = (axis[1:] + axis[:-1]) / 2
+    ends = [2 * axis[0] - middles[0]], [2 * axis[-1] - middles[-1]]
+    return np.concatenate([ends[0], middles, ends[1]])
 
 
 def attribute(dataset: "xr.Dataset", name: str) -> object:

@@ -19,9 +19,6 @@
     }
   })();
 
-  // Three-dimensional views need WebGL, of which a page has few contexts: a figure
-  // that has a flat view too is shown in that one where there is none left.
-  let scenesLeft = hasWebGL ? 8 : 0;
   const isSpatial = (trace) => ["surface", "scatter3d", "isosurface"].includes(trace.type);
   const usesScene = (spec) =>
     spec.data.some((trace) => isSpatial(trace) && trace.visible !== false);
@@ -32,22 +29,37 @@
     keys.reduce((node, key) => (node[key] ??= {}), target)[last] = value;
   };
 
-  const flatten = (spec) => {
-    const menu = (spec.layout.updatemenus || [])[0];
-    if (!menu) return;
-    for (const [index, button] of menu.buttons.entries()) {
-      const [traces, layout] = button.args;
-      const flat = spec.data.every(
-        (trace, i) => !isSpatial(trace) || traces.visible[i] === false,
-      );
-      if (!flat) continue;
-      spec.data.forEach((trace, i) => (trace.visible = traces.visible[i]));
-      Object.entries(layout || {}).forEach(([path, value]) =>
-        assign(spec.layout, path, value),
-      );
-      menu.active = index;
-      return;
-    }
+  // Show the view that a figure's button stands for.
+  const choose = (spec, index) => {
+    const menu = spec.layout.updatemenus?.[0];
+    if (!menu || index < 0) return;
+    const [traces, layout] = menu.buttons[index].args;
+    spec.data.forEach((trace, i) => (trace.visible = traces.visible[i]));
+    Object.entries(layout || {}).forEach(([path, value]) =>
+      assign(spec.layout, path, value),
+    );
+    menu.active = index;
+  };
+
+  const flatView = (spec) =>
+    (spec.layout.updatemenus?.[0]?.buttons || []).findIndex((button) =>
+      spec.data.every((trace, i) => !isSpatial(trace) || !button.args[0].visible[i]),
+    );
+
+  // Three-dimensional views need WebGL, of which a page has few contexts: a figure
+  // that has a flat view too is shown in that one where there is none left.
+  const spatial = new Set(
+    plots
+      .filter((plot) => usesScene(parsed(plot.dataset.spec)))
+      .slice(0, hasWebGL ? 8 : 0),
+  );
+
+  // Figures name the colors of the light palette: a dark page takes their brighter kin.
+  const [light, bright] = [templates.light, templates.dark].map((t) => t.layout.colorway);
+  const specOf = (plot, dark) => {
+    let text = element(plot.dataset.spec).textContent;
+    if (dark) light.forEach((color, i) => (text = text.replaceAll(color, bright[i])));
+    return JSON.parse(text);
   };
 
   const style = (layout, dark) => {
@@ -74,6 +86,11 @@
     });
     if (layout.scene?.zaxis) layout.scene.zaxis.title = { text: "" }; // the bar says it
     if (layout.scene) layout.height = Math.min(layout.height || 440, width + 130);
+    (layout.updatemenus || []).forEach((menu) => {
+      menu.pad = { ...menu.pad, b: 56 }; // room for two rows of the legend
+      layout.margin = { ...layout.margin, t: 112 };
+      layout.legend = { ...layout.legend, font: { size: 11 } };
+    });
     spec.data.forEach((trace) => {
       if (!trace.colorbar) return;
       const below = isSpatial(trace) ? -0.02 : -0.2;
@@ -83,25 +100,22 @@
     });
   };
 
-  const draw = (plot) => {
-    const spec = parsed(plot.dataset.spec);
-    if (usesScene(spec) && scenesLeft-- <= 0) flatten(spec);
+  const draw = (plot, dark) => {
+    const spec = specOf(plot, dark);
+    if (plot.layout) choose(spec, plot.layout.updatemenus?.[0]?.active ?? 0);
+    else if (usesScene(spec) && !spatial.has(plot)) choose(spec, flatView(spec));
     spec.layout.autosize = true;
     delete spec.layout.width;
     if (plot.clientWidth < 520) narrow(spec, plot.clientWidth);
     plot.style.height = `${spec.layout.height || 440}px`;
-    return Plotly.newPlot(plot, spec.data, style(spec.layout, darkMode.matches), config);
+    return Plotly.react(plot, spec.data, style(spec.layout, dark), config);
   };
+  const drawAll = (dark) => plots.forEach((plot) => draw(plot, dark));
 
-  const restyle = (dark) =>
-    plots.forEach((plot) =>
-      Plotly.relayout(plot, style({ updatemenus: plot.layout.updatemenus }, dark)),
-    );
-
-  plots.forEach(draw);
-  darkMode.addEventListener("change", (event) => restyle(event.matches));
-  window.addEventListener("beforeprint", () => restyle(false));
-  window.addEventListener("afterprint", () => restyle(darkMode.matches));
+  drawAll(darkMode.matches);
+  darkMode.addEventListener("change", (event) => drawAll(event.matches));
+  window.addEventListener("beforeprint", () => drawAll(false));
+  window.addEventListener("afterprint", () => drawAll(darkMode.matches));
 
   element("save-data").addEventListener("click", () => {
     const link = document.createElement("a");

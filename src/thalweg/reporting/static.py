@@ -15,6 +15,7 @@ from jaxtyping import Float
 from thalweg.errors import InputError
 from thalweg.reporting._samples import (
     Samples,
+    cell_edges,
     grid_axes,
     grid_variables,
     read_density,
@@ -159,10 +160,18 @@ def _flat(
     if contours and drawable:
         levels = np.linspace(low, high, 19)
         drawn: Any = axes.contourf(x, y, heights, levels=levels, cmap="viridis")
-        axes.contour(x, y, heights, levels=levels, colors="white", linewidths=0.4)
+        axes.contour(
+            x,
+            y,
+            heights,
+            levels=levels,
+            colors="white",
+            linewidths=0.4,
+            linestyles="solid",
+        )
     else:
         drawn = axes.pcolormesh(
-            _edges(x), _edges(y), heights, cmap="viridis", vmin=low, vmax=high
+            cell_edges(x), cell_edges(y), heights, cmap="viridis", vmin=low, vmax=high
         )
     bar = figure.colorbar(drawn, ax=axes, label=samples.name)
     positions, texts = ticks(how)
@@ -173,8 +182,8 @@ def _flat(
     for name, point in _points(samples).items():
         axes.plot(*point, "o", color=COLORS[1], markeredgecolor="white")
         axes.annotate(name, point, (6, 6), textcoords="offset points", color="white")
-    axes.set_xlim(_edges(x)[0], _edges(x)[-1])
-    axes.set_ylim(_edges(y)[0], _edges(y)[-1])
+    axes.set_xlim(cell_edges(x)[0], cell_edges(x)[-1])
+    axes.set_ylim(cell_edges(y)[0], cell_edges(y)[-1])
     axes.set_xlabel(samples.labels[0])
     axes.set_ylabel(samples.labels[1])
     aspect = samples.aspect()
@@ -186,12 +195,18 @@ def _flat(
 
 def _mark_flat(axes: "Axes", samples: Samples, how: Scale) -> None:
     """Hatch the cells that have no finite value, by what stands there; mark clipped."""
+    from matplotlib.collections import PolyCollection
+
     x, y = samples.axes
-    if not samples.finite.all():
-        missing = np.ma.masked_array(np.zeros(samples.values.T.shape), samples.finite.T)
-        axes.pcolor(
-            _edges(x), _edges(y), missing, hatch="////", alpha=0.0, edgecolor=COLORS[6]
-        )
+    left, low = cell_edges(x), cell_edges(y)
+    cells = [
+        [(left[i + a], low[j + b]) for a, b in ((0, 0), (1, 0), (1, 1), (0, 1))]
+        for i, j in np.argwhere(~samples.finite)
+    ]
+    hatched = PolyCollection(
+        cells, facecolors="none", edgecolors="#b9c2c6", hatch="////", linewidths=0.0
+    )
+    axes.add_collection(hatched, autolim=False)
     for name, mask in samples.missing().items():
         rows, columns = np.nonzero(mask)
         axes.plot(
@@ -230,16 +245,6 @@ def _points(samples: Samples) -> Mapping[str, tuple[float, float]]:
     inside = all(axis.min() <= 0 <= axis.max() for axis in samples.axes)
     anchors = {name: (point[0], point[1]) for name, point in samples.anchors.items()}
     return {**({"center": (0.0, 0.0)} if inside else {}), **anchors}
-
-
-def _edges(axis: np.ndarray) -> np.ndarray:
-    """Return the borders of the cells around the coordinates."""
-    if len(axis) == 1:
-        return axis[0] + np.array([-0.5, 0.5])
-    middles = (axis[1:] + axis[:-1]) / 2
-    return np.concatenate(
-        [[2 * axis[0] - middles[0]], middles, [2 * axis[-1] - middles[-1]]]
-    )
 
 
 def _spatial(figure: "Figure", samples: Samples, how: Scale) -> None:

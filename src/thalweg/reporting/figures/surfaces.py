@@ -12,6 +12,7 @@ from jaxtyping import Float
 from thalweg.errors import InputError
 from thalweg.reporting._samples import (
     Samples,
+    cell_edges,
     grid_variables,
     read_samples,
 )
@@ -140,8 +141,8 @@ def _plane(
     heights, texts = ticks(how)
     figure.update_layout(
         height=_HEIGHT,
-        xaxis={"title": {"text": samples.labels[0]}, "constrain": "domain"},
-        yaxis={"title": {"text": samples.labels[1]}, "constrain": "domain"},
+        xaxis=_flat_axis(samples, 0),
+        yaxis=_flat_axis(samples, 1),
         scene={
             "xaxis": {"title": {"text": _short(samples.labels[0])}},
             "yaxis": {"title": {"text": _short(samples.labels[1])}},
@@ -164,6 +165,16 @@ def _plane(
     return finish(figure)
 
 
+def _flat_axis(samples: Samples, index: int) -> dict[str, object]:
+    """Return an axis that ends where the outermost cells do."""
+    edges = cell_edges(samples.axes[index])
+    return {
+        "title": {"text": samples.labels[index]},
+        "range": [edges[0], edges[-1]],
+        "constrain": "domain",
+    }
+
+
 def _short(label: str) -> str:
     return label if len(label) <= 24 else f"{label[:23]}…"
 
@@ -175,8 +186,15 @@ def _add_buttons(figure: "go.Figure", views: dict[str, list]) -> None:
         shown = [
             start <= index < start + len(traces) for index in range(len(figure.data))
         ]
+        flat = name != "3-D"
+        layout = {
+            "xaxis.visible": flat,
+            "yaxis.visible": flat,
+            "margin.l": 56 if flat else 0,
+            "margin.b": 48 if flat else 8,
+        }
         buttons.append(
-            {"label": name, "method": "update", "args": [{"visible": shown}]}
+            {"label": name, "method": "update", "args": [{"visible": shown}, layout]}
         )
         start += len(traces)
     figure.update_layout(
