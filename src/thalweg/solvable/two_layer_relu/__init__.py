@@ -2,13 +2,16 @@
 
 from thalweg.solvable.two_layer_relu.classification import Classification
 from thalweg.solvable.two_layer_relu.descent import KIND, STATUS, Descents
+from thalweg.solvable.two_layer_relu.dynamics import OverlapFlow, OverlapTrajectory
 from thalweg.solvable.two_layer_relu.families import Family, wilson
+from thalweg.solvable.two_layer_relu.jacobian import FlowJacobian
 from thalweg.solvable.two_layer_relu.kernel import (
     relu_kernel,
     relu_loss,
     student_loss,
 )
 from thalweg.solvable.two_layer_relu.landscape import ReLUHessian, ReLUTeacherStudent
+from thalweg.solvable.two_layer_relu.moments import orthant_moments
 from thalweg.solvable.two_layer_relu.orbits import same_function, same_orbit
 from thalweg.solvable.two_layer_relu.reduction import Reduction, Spectrum
 from thalweg.solvable.two_layer_relu.splitting import split_neuron
@@ -49,6 +52,11 @@ __all__ = [
     # overparametrized students
     "count_cells",
     "split_neuron",
+    # one-pass SGD in high dimension
+    "FlowJacobian",
+    "OverlapFlow",
+    "OverlapTrajectory",
+    "orthant_moments",
     # dimension reduction
     "Reduction",
     "Spectrum",

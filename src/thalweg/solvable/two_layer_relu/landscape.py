@@ -1,6 +1,6 @@
 """The population loss of a two-layer ReLU student as a landscape."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -12,6 +12,7 @@ from thalweg.landscapes import Block, Landscape, Layout, LinearOperator
 from thalweg.solvable.two_layer_relu import kernel, reduction
 from thalweg.solvable.two_layer_relu.checks import (
     Array,
+    as_overlaps,
     as_teacher,
     as_weights,
     check_neurons,
@@ -19,8 +20,17 @@ from thalweg.solvable.two_layer_relu.checks import (
 from thalweg.solvable.two_layer_relu.classification import Classification, classify
 from thalweg.solvable.two_layer_relu.derivatives import Curvature
 from thalweg.solvable.two_layer_relu.descent import Descents, Method, find_minima
+from thalweg.solvable.two_layer_relu.dynamics import Method as Integrator
+from thalweg.solvable.two_layer_relu.dynamics import (
+    OverlapFlow,
+    OverlapTrajectory,
+    check_rates,
+    integrate,
+)
 from thalweg.solvable.two_layer_relu.families import Family, families
+from thalweg.solvable.two_layer_relu.jacobian import FlowJacobian, ode_jacobian
 from thalweg.solvable.two_layer_relu.reduction import Reduction, Spectrum
+from thalweg.solvable.two_layer_relu.simulation import simulate_sgd
 from thalweg.solvable.two_layer_relu.splitting import (
     dead_direction,
     split_stability,
@@ -298,6 +308,110 @@ class ReLUTeacherStudent(Landscape):
         point = symmetric_minimum(p, seed)
         assert point.W is not None
         return replace(point, W=point.W.to(self.V) @ self.V)
+
+    # One-pass SGD -------------------------------------------------------------------
+
+    def ode(
+        self,
+        W0: Array | tuple[Array, Array],
+        eta: float = 1.0,
+        delta: float = 0.0,
+        *,
+        t_max: float,
+        record: int | Iterable[float] = 101,
+        noise: bool = True,
+        method: Integrator = "rk4",
+        step: float | None = None,
+    ) -> OverlapTrajectory:
+        """Integrate the overlaps of one-pass SGD as d -> ∞.
+
+        Args:
+            W0: Initial student (K, d), or its overlaps (Q, R).
+            eta: Learning rate η of the step η/d.
+            delta: Variance Δ of the label noise.
+            t_max: Final time, in units of step / d.
+            record: Times, or how many evenly spaced ones; duplicates are merged.
+            noise: Keep the η² term; without it this is gradient flow, time times η.
+            method: "rk4" (fixed step, 0.05 / η by default) or "rk45" (adaptive).
+            step: Fixed step, or the first one of "rk45".
+
+        Raises:
+            InputError: eta <= 0, delta < 0, t_max <= 0, overlaps that are none, or a
+                step that is too long.
+        """
+        check_rates(eta, delta, t_max)
+        P = self.V @ self.V.mT
+        Q, R = self._initial_overlaps(W0)
+        flow = OverlapFlow(P, eta, delta, noise)
+        return integrate(flow, Q, R, t_max, record=record, method=method, step=step)
+
+    def simulate_sgd(
+        self,
+        W0: Array | tuple[Array, Array],
+        eta: float,
+        delta: float = 0.0,
+        *,
+        t_max: float,
+        seeds: Sequence[int] = (0,),
+        d: int | None = None,
+        record: int | Iterable[float] = 101,
+    ) -> OverlapTrajectory:
+        """Run one-pass SGD in dimension d from a start of exactly these overlaps.
+
+        Overlaps have a leading axis of seeds. They deviate from `ode` by O(d^-1/2).
+
+        Args:
+            W0: Initial student (K, self.d), or its overlaps (Q, R).
+            eta: Learning rate η of the step η/d.
+            delta: Variance Δ of the label noise.
+            t_max: Final time; t_max d steps are made.
+            seeds: One run each.
+            d: Input dimension, this landscape's by default.
+            record: Times, or how many evenly spaced ones; duplicates are merged.
+
+        Raises:
+            InputError: See `ode`, or d < rank V + rank of what lies outside span(V).
+        """
+        d = self.d if d is None else d
+        if not isinstance(W0, tuple) and d == self.d:
+            W, V = self._student(W0), self.V
+        else:
+            Q, R = self._initial_overlaps(W0)
+            basis = reduction.span(self.V)
+            coordinates = self.V @ basis
+            C = R @ torch.linalg.pinv(coordinates).mT
+            W = reduction.lift(C, Q - C @ C.mT, basis, d)
+            V = torch.nn.functional.pad(self.V, (0, d - self.d))
+        return simulate_sgd(
+            W, V, eta=eta, delta=delta, t_max=t_max, seeds=seeds, record=record
+        )
+
+    def _initial_overlaps(
+        self, W0: Array | tuple[Array, Array]
+    ) -> tuple[Tensor, Tensor]:
+        if isinstance(W0, tuple):
+            Q, R, _ = as_overlaps(*W0, self.V @ self.V.mT)
+            if Q.shape != (self.K, self.K) or R.shape != (self.K, self.M):
+                raise InputError(
+                    f"overlaps must be ({self.K}, {self.K}) and ({self.K}, {self.M}), "
+                    f"got {tuple(Q.shape)} and {tuple(R.shape)}"
+                )
+            return Q, R
+        W = self._student(W0)
+        if W.ndim != 2:
+            raise InputError(f"W0 must be one student (K, d), got {tuple(W.shape)}")
+        check_neurons(W, self.V)
+        return W @ W.mT, W @ self.V.mT
+
+    def ode_jacobian(self, W: Array) -> FlowJacobian:
+        """Return the spectrum of the small-η overlap flow's Jacobian at W.
+
+        Raises:
+            InputError: W is no critical point, or leaves span(V).
+        """
+        weights = self._student(W)
+        check_neurons(weights, self.V)
+        return ode_jacobian(weights, self.V)
 
 
 class ReLUHessian(LinearOperator):
