@@ -479,3 +479,35 @@ def test_bad_arguments():
     land = problem.landscape()
     with pytest.raises(InputError, match="distribution of the targets"):
         _ = land.fisher(land.origin) @ land.origin
+
+
+class Checkpointed(nn.Module):
+    """Computes its hidden layer again during the backward pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 5), nn.Tanh())
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x):
+        from torch.utils.checkpoint import checkpoint
+
+        return self.head(checkpoint(self.body, x, use_reentrant=False))
+
+
+def test_activation_checkpointing_is_differenced_or_refused_never_wrong():
+    torch.manual_seed(0)
+    model = Checkpointed().double()
+    x, y = torch.randn(20, 4).double(), torch.randint(3, (20,))
+    land = NetworkLandscape(model, F.cross_entropy, (x, y))
+    away = land.origin + 0.3 * torch.randn(land.dim).double()
+    v = torch.randn(land.dim).double()
+    plain = nn.Sequential(model.body, model.head)
+    reference = NetworkLandscape(plain, F.cross_entropy, (x, y))
+    expected = reference.hessian(away) @ v
+    with pytest.warns(PrecisionWarning, match="activation checkpointing"):
+        product = land.hessian(away) @ v
+    torch.testing.assert_close(product, expected, rtol=1e-6, atol=1e-9)
+    for operator in (land.hessian(away, method="rebuilt"), land.ggn(away)):
+        with pytest.raises(LossError, match="turn that off for curvature"):
+            operator @ v

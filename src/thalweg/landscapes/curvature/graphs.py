@@ -7,14 +7,15 @@ rebuilt one twice as much; forward-mode and batched products are slower than bot
 import copy
 import math
 import os
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from thalweg.errors import LossError
 from thalweg.landscapes._accumulate import WeightedMean
@@ -52,6 +53,27 @@ def refuse_once_differentiable(gradient: Tensor) -> None:
         stack.extend(following for following, _ in node.next_functions)
 
 
+@contextmanager
+def recomputation_refused() -> Iterator[None]:
+    """Raise if a module runs forward during the backward pass (`torch.utils.checkpoint`).
+
+    The graph outlives the loan of the parameters: what is computed again would be
+    computed at the model's own weights, and the curvature would silently be wrong.
+    """
+
+    def refuse(module: nn.Module, inputs: object) -> None:
+        raise NoSecondDerivative(
+            f"{type(module).__name__} is run again during the backward pass, as "
+            "activation checkpointing does; turn that off for curvature"
+        )
+
+    hook = register_module_forward_pre_hook(refuse)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
 class GradientGraph:
     """The gradient of one batch's loss, differentiable once more.
 
@@ -66,9 +88,10 @@ class GradientGraph:
         if not value.requires_grad:  # the batch does not depend on the leaf
             self._gradient = torch.zeros_like(leaf)
             return
-        (self._gradient,) = torch.autograd.grad(
-            value, leaf, create_graph=True, materialize_grads=True
-        )
+        with recomputation_refused():
+            (self._gradient,) = torch.autograd.grad(
+                value, leaf, create_graph=True, materialize_grads=True
+            )
 
     def check(self) -> None:
         """Raise NoSecondDerivative where the gradient cannot be differentiated."""
@@ -110,9 +133,10 @@ class JacobianGraph:
         if not output.requires_grad:  # the batch does not depend on the leaf
             self._pullback = torch.zeros_like(leaf)
             return
-        (self._pullback,) = torch.autograd.grad(
-            output, leaf, self._dual, create_graph=True, materialize_grads=True
-        )
+        with recomputation_refused():
+            (self._pullback,) = torch.autograd.grad(
+                output, leaf, self._dual, create_graph=True, materialize_grads=True
+            )
 
     def check(self) -> None:
         """Raise NoSecondDerivative where J v cannot be had from the pull-back."""
