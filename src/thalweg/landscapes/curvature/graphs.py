@@ -55,7 +55,7 @@ def refuse_once_differentiable(gradient: Tensor) -> None:
 
 @contextmanager
 def recomputation_refused() -> Iterator[None]:
-    """Raise if a module runs forward during the backward pass (`torch.utils.checkpoint`).
+    """Raise if a module runs forward in the backward pass (`torch.utils.checkpoint`).
 
     The graph outlives the loan of the parameters: what is computed again would be
     computed at the model's own weights, and the curvature would silently be wrong.
