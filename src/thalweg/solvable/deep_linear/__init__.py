@@ -1,0 +1,45 @@
+"""Deep linear networks on a linear teacher, solved exactly.
+
+Modes decouple exactly under gradient flow from aligned weights. Under SGD they do only
+for the noise projected on the diagonal of the mode matrix: true minibatch noise also
+pushes the weights off the aligned manifold.
+"""
+
+from thalweg.solvable.deep_linear.critical_points import (
+    critical_point,
+    is_strict,
+    minimum_curvature,
+    negative_eigenvalues,
+    saddle_index,
+)
+from thalweg.solvable.deep_linear.landscape import (
+    DeepLinear,
+    DeepLinearHessian,
+    Modes,
+    mse_learning_rate,
+)
+from thalweg.solvable.deep_linear.matrix_flow import two_layer_flow
+from thalweg.solvable.deep_linear.mode_flow import (
+    escape_time,
+    learning_time,
+    mode_strength,
+)
+
+__all__ = [
+    # the landscape
+    "DeepLinear",
+    "DeepLinearHessian",
+    "Modes",
+    "mse_learning_rate",
+    # gradient flow
+    "escape_time",
+    "learning_time",
+    "mode_strength",
+    "two_layer_flow",
+    # critical points
+    "critical_point",
+    "is_strict",
+    "minimum_curvature",
+    "negative_eigenvalues",
+    "saddle_index",
+]
