@@ -12,6 +12,15 @@ from thalweg.solvable.deep_linear.critical_points import (
     negative_eigenvalues,
     saddle_index,
 )
+from thalweg.solvable.deep_linear.diffusion import (
+    NoisePeak,
+    PeakTimes,
+    gradient_variance,
+    mode_diffusion,
+    mode_drift,
+    noise_peak,
+    peak_times,
+)
 from thalweg.solvable.deep_linear.landscape import (
     DeepLinear,
     DeepLinearHessian,
@@ -24,6 +33,7 @@ from thalweg.solvable.deep_linear.mode_flow import (
     learning_time,
     mode_strength,
 )
+from thalweg.solvable.deep_linear.noise import GaussianGradientCovariance
 
 __all__ = [
     # the landscape
@@ -36,6 +46,15 @@ __all__ = [
     "learning_time",
     "mode_strength",
     "two_layer_flow",
+    # minibatch noise
+    "GaussianGradientCovariance",
+    "NoisePeak",
+    "PeakTimes",
+    "gradient_variance",
+    "mode_diffusion",
+    "mode_drift",
+    "noise_peak",
+    "peak_times",
     # critical points
     "critical_point",
     "is_strict",
