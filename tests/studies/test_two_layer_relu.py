@@ -1,0 +1,54 @@
+"""The study of two-layer ReLU minima: claims, options, files, resume."""
+
+import json
+
+import numpy as np
+import pytest
+import xarray
+
+from thalweg.errors import InputError
+from thalweg.studies import list_studies, run_study
+from thalweg.studies.two_layer_relu.measurements import make_teacher
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study") / "out"
+    return folder, run_study("two-layer-relu", size="quick", store=folder)
+
+
+def test_no_claim_is_contradicted(quick):
+    _, study = quick
+    assert [c for c in study.claims if c.verdict == "contradicted"] == []
+    supported = [c for c in study.claims if c.verdict == "supported"]
+    assert len(supported) >= len(study.claims) - 2
+
+
+def test_its_files_hold_the_families(quick):
+    folder, study = quick
+    assert "two-layer-relu" in [info.name for info in list_studies()]
+    assert (folder / "report.html").stat().st_size > 10_000
+    stored = xarray.open_dataset(folder / "families.nc", engine="h5netcdf")
+    assert stored.attrs["format"] == "1"
+    assert int(stored["count"].sum()) == 300
+    assert stored["level"].values[0] == "global"
+    assert "[7, 1]" in stored["isotropy"].values
+    record = json.loads((folder / "claims.json").read_text())
+    assert len(record["claims"]) == len(study.claims)
+
+
+def test_resuming_gives_the_same_numbers(quick):
+    folder, study = quick
+    again = run_study("two-layer-relu", size="quick", store=folder, resume=True)
+    assert again.records() == study.records()
+
+
+def test_teachers():
+    for kind in ("orthonormal", "correlated", "gaussian"):
+        V = make_teacher(kind, 4)
+        np.testing.assert_allclose(V.norm(dim=1), 1)
+    with pytest.raises(InputError, match="teacher must be one of"):
+        run_study("two-layer-relu", size="quick", options={"teacher": "random"})
+    for option in ("M", "K", "starts"):
+        with pytest.raises(InputError, match=f"{option} must be at least 1, got 0"):
+            run_study("two-layer-relu", size="quick", options={option: 0})
