@@ -130,7 +130,8 @@ def _moments(X: Tensor, m: int) -> Tensor:
     full = (two & ~equal).nonzero(as_tuple=True)
     if len(full[0]):
         J[full] = tables.four(full[0], i[full], j[full], a[full], b[full])
-    J = torch.where(tables.any_opposed(quads), 0.0, J)
+    if bool(tables.opposed.any()):
+        J = torch.where(tables.any_opposed(quads), 0.0, J)
     a0, b0 = quads[2], quads[3]
     J = J * norm[:, a0] * norm[:, b0]
     N = len(second) * (len(second) + 1) // 2
@@ -255,28 +256,37 @@ class _Tables:
                 (self.unit[rows, c, c_] * self.unit[rows, e, e_]).sum(-1),
             ]
         )
-        value = _quadrature(cross, _FIRST_NODES)
+        coarse, value = _quadrature(cross, _FIRST_NODES)
+        todo = ((value - coarse).abs() > _CHANGE).nonzero()[:, 0]
         nodes = 2 * _FIRST_NODES
-        todo = torch.arange(len(rows), device=rows.device)
-        while len(todo) and nodes <= _LAST_NODES:
-            finer = _quadrature(cross[:, :, todo], nodes)
-            change = (finer - value[todo]).abs()
+        while len(todo) and nodes < _LAST_NODES:
+            coarse, finer = _quadrature(cross[:, :, todo], nodes)
             value[todo] = finer
-            todo = todo[change > _CHANGE]
+            todo = todo[(finer - coarse).abs() > _CHANGE]
             nodes *= 2
         return base + value
 
 
 @functools.lru_cache(maxsize=8)
 def _rule(nodes: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return 1 - t = (1 - x)², t and weights on [0, 1], smooth in √(1 - t)."""
-    x, w = np.polynomial.legendre.leggauss(nodes)
-    left = (1 - x) / 2
-    return tuple(torch.from_numpy(y) for y in (left**2, 1 - left**2, left * w))  # type: ignore[return-value]  # three arrays
+    """Return 1 - t = (1 - x)², t and two columns of weights, smooth in √(1 - t).
+
+    The points of the rules with `nodes` and twice as many, one column each.
+    """
+    lefts, columns = [], []
+    for at, n in enumerate((nodes, 2 * nodes)):
+        x, w = np.polynomial.legendre.leggauss(n)
+        lefts.append((1 - x) / 2)
+        columns.append(np.zeros((n, 2)))
+        columns[-1][:, at] = lefts[-1] * w
+    left = torch.from_numpy(np.concatenate(lefts))
+    return left**2, 1 - left**2, torch.from_numpy(np.concatenate(columns))
 
 
-def _quadrature(cross: Tensor, nodes: int) -> Tensor:
+def _quadrature(cross: Tensor, nodes: int) -> tuple[Tensor, Tensor]:
     """Integrate dP/dt over the scale t of the covariances across the blocks.
+
+    Returns the integral by `nodes` Gauss-Legendre nodes and by twice as many.
 
     With ĉ' the unit remainder of c' given c, and ê' of e' given e, dP/dt is the sum
     over pairs (c, e) of cos / (2π √Δ) P(ĉ', ê' > 0 | c = e = 0), Δ = 1 - t² cos². Given
@@ -286,7 +296,7 @@ def _quadrature(cross: Tensor, nodes: int) -> Tensor:
     Args:
         cross: cos and sin of (c, e), k = cos(ĉ', e | c), l = cos(ê', c | e), m = ĉ'·ê',
             with α = t sin k and β = t sin l, (5, 4, N).
-        nodes: Number of Gauss-Legendre nodes.
+        nodes: Number of nodes of the coarser rule.
     """
     below, t, weights = (x.to(cross) for x in _rule(nodes))
     cos, sin, k, last, m = cross[..., None].unbind(0)  # (4, N, 1)
@@ -299,4 +309,5 @@ def _quadrature(cross: Tensor, nodes: int) -> Tensor:
     sine = (var_c * var_e - cov * cov).clamp_min(0).sqrt()
     pair = (math.pi - torch.atan2(sine, cov)) / TWO_PI
     integrand = cos / (TWO_PI * delta.sqrt()) * pair
-    return (integrand.sum(0) * weights).sum(-1)
+    coarse, fine = (integrand.sum(0) @ weights).unbind(-1)
+    return coarse, fine
