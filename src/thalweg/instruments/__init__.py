@@ -14,6 +14,7 @@ from thalweg.instruments.directions import (
 from thalweg.instruments.eigenpairs import Eigenpairs, top_eigenpairs
 from thalweg.instruments.estimates import Estimate
 from thalweg.instruments.flatness import SharpnessResult, sharpness, sharpness_table
+from thalweg.instruments.inner_products import inner, norm
 from thalweg.instruments.lines import line
 from thalweg.instruments.local_directions import (
     gradient_direction,
@@ -89,6 +90,9 @@ __all__ = [
     "line",
     "surface",
     "surface_at_points",
+    # long vectors, summed in float64
+    "inner",
+    "norm",
     # spectra
     "DiagonalEstimate",
     "Eigenpairs",

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from thalweg.errors import InputError
 from thalweg.instruments.eigenpairs import top_eigenpairs
+from thalweg.instruments.inner_products import inner
 from thalweg.instruments.neighborhood import Neighborhood
 from thalweg.instruments.traces import trace
 from thalweg.landscapes import Block, Landscape, LinearOperator
@@ -118,8 +119,9 @@ def relative_flatness(
             v = torch.zeros_like(area.base)
             for factor in factors:
                 v[factor.block.slice] = factor.random(seed, i)
-            product = v.double() * (H @ v).to(v).double()
-            drawn.append([float(product[f.block.slice].sum()) for f in factors])
+            Hv = (H @ v).to(v)
+            parts = [factor.block.slice for factor in factors]
+            drawn.append([inner(v[part], Hv[part]) for part in parts])
     table = torch.tensor(drawn, dtype=torch.float64)
     sums = table.sum(1)
     error = float(sums.std()) / math.sqrt(samples) if samples > 1 else math.nan

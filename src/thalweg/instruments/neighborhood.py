@@ -14,7 +14,8 @@ from thalweg.instruments.normalization import group_norms, grouped
 from thalweg.landscapes import Landscape, LinearOperator
 
 Adaptive = Literal["elementwise", "magnitude", "filter", "layer"]
-ROWS = 16  # points evaluated in one call
+ROWS = 16  # points evaluated in one call, fewer where they take more than this
+ROWS_BYTES = 64 * 2**20
 
 
 class Neighborhood(Landscape):
@@ -30,6 +31,12 @@ class Neighborhood(Landscape):
         super().__init__(land.dim, origin=torch.zeros_like(point), layout=land.layout)
         self.land, self.base, self.scale = land, point, scale
         self.evaluations = 0
+
+    @property
+    def rows(self) -> int:
+        """How many points go into one call."""
+        fits = ROWS_BYTES // (self.dim * self.base.element_size())
+        return max(1, min(ROWS, fits))
 
     def embed(self, points: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
         """Return θ + T u."""
@@ -61,7 +68,7 @@ class Neighborhood(Landscape):
     def losses(self, points: Float[Tensor, "n dim"]) -> Float[Tensor, " n"]:
         """Return the losses in float64, a few points at a time, without gradient."""
         with torch.no_grad():
-            parts = [self.loss(part) for part in points.split(ROWS)]
+            parts = [self.loss(part) for part in points.split(self.rows)]
         return torch.cat(parts).double().cpu()
 
     def draws(self, n: int, seed: int) -> Iterator[Float[Tensor, "rows dim"]]:
@@ -71,11 +78,11 @@ class Neighborhood(Landscape):
         """
         from thalweg.seeding import normal
 
-        for start in range(0, n, ROWS):
+        for start in range(0, n, self.rows):
             yield torch.stack(
                 [
                     normal((self.dim,), seed, "sharpness", i, like=self.base)
-                    for i in range(start, min(start + ROWS, n))
+                    for i in range(start, min(start + self.rows, n))
                 ]
             )
 

@@ -13,7 +13,7 @@ from thalweg.landscapes._trees import leaves, take_rows, transform
 if TYPE_CHECKING:
     from thalweg.landscapes._borrowing import Borrowing
 
-GRADIENT_BYTES = 256 * 2**20
+GRADIENT_BYTES = 64 * 2**20
 _UNVECTORIZED = (RuntimeError, NotImplementedError, ValueError, TypeError)
 
 

@@ -270,7 +270,7 @@ class NetworkLandscape(CurvatureMethods, Borrowing):
 
         Args:
             point: Where; the origin by default.
-            chunk: Rows at once; by default what fits 256 MiB of gradients.
+            chunk: Rows at once; by default what fits 64 MiB of gradients.
         """
         chunks = [g for g, _ in self._example_gradients(self.point(point), chunk)]
         return torch.cat(chunks)

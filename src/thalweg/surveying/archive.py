@@ -103,8 +103,8 @@ class Archive:
 
     def save_directions(self, kind: str, vectors: Tensor) -> None:
         """Keep directions beside the results."""
-        self._directions[kind] = vectors
         if self.directory is None:
+            self._directions[kind] = vectors
             return
         from safetensors.torch import save
 
@@ -113,15 +113,16 @@ class Archive:
         with atomic_file(folder / f"{kind}.safetensors") as file:
             file.write(save({"basis": vectors.contiguous()}))
 
-    def directions(self, kind: str) -> Tensor:
-        """Return the directions of that kind that were kept."""
+    def directions(self, kind: str, count: int) -> Tensor:
+        """Return the first `count` directions of that kind that were kept."""
         if kind in self._directions:
-            return self._directions[kind]
-        from safetensors.torch import load_file
+            return self._directions[kind][:, :count]
+        from safetensors import safe_open
 
         assert self.directory is not None
         path = self.directory / "directions" / f"{kind}.safetensors"
-        return load_file(path)["basis"]
+        with safe_open(path, "pt") as file:
+            return file.get_slice("basis")[:, :count]
 
     def chunks(self, step: str) -> Path | None:
         """Return the folder where a step keeps its finished chunks."""

@@ -28,8 +28,11 @@ SHARES = {
 }
 RESERVE = 0.3
 MINIMAL = "minimal"
-# What a basis may hold under "minimal": room for k + 5 Ritz vectors and a few more.
-MINIMAL_VECTORS = 12
+MINIMAL_VECTORS = 6
+# Vectors that Lanczos needs beside the k that it returns, and those that the ascents of
+# the worst case and their Krylov basis hold at once.
+LANCZOS_VECTORS = 4
+ASCENT_VECTORS = 64
 # Gradient passes that one ascent step of all worst-case rows takes together.
 ASCENTS = 25
 
@@ -132,10 +135,17 @@ def choose(
             f"budget of {budget:.0f} s."
         )
     ascents = passes("sharpness", costs.gradient) / ASCENTS
-    if "sharpness" in steps and ascents < 4:
+    vectors = memory // costs.vector
+    roomy = vectors >= ASCENT_VECTORS
+    if "sharpness" in steps and (ascents < 4 or not roomy):
         notes.append(
             "Worst-case sharpness is the one-step estimate, a weaker lower bound: "
-            "ascents do not fit the budget."
+            f"ascents do not fit the {'budget' if roomy else 'memory'}."
+        )
+    eigenpairs = max(1, min(5, land.dim - 1, max(2, vectors - LANCZOS_VECTORS)))
+    if "eigenvalues" in steps and eigenpairs < min(5, land.dim - 1):
+        notes.append(
+            f"The top {eigenpairs} eigenpairs only: more do not fit the memory."
         )
     blocks = len(land.layout.select(layers))
     layer_products = passes("layers", costs.product)
@@ -147,7 +157,7 @@ def choose(
         threads=threads,
         examples=examples,
         total=total,
-        eigenpairs=max(1, min(5, land.dim - 1)),
+        eigenpairs=eigenpairs,
         eigen_products=int(max(30, min(300, passes("eigenvalues", costs.product) / 2))),
         trace_products=int(max(12, min(1000, passes("trace", costs.product)))),
         probes=int(max(2, min(10, products / lanczos_steps))),
@@ -155,7 +165,7 @@ def choose(
         surface_points=surface_points,
         extent=1.0,
         rho=0.05,
-        sharpness_method="pgd" if ascents >= 4 else "one_step",
+        sharpness_method="pgd" if ascents >= 4 and roomy else "one_step",
         sharpness_steps=int(max(1, min(20, ascents))),
         sharpness_samples=int(max(8, min(32, ascents * 2))),
         layer_products=int(max(10, min(40, layer_products / 2 / blocks))),

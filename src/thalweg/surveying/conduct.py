@@ -127,10 +127,7 @@ def survey(
     land = _thinned(landscape, chosen)
     context = Context(land, chosen, archive, executor, progress, checkpoints or {})
     with thread_count(chosen.threads):
-        try:
-            _run(context)
-        finally:
-            context.close()
+        _run(context)
     summary = summarize(
         archive.datasets,
         chosen,
@@ -193,7 +190,10 @@ def _run(context: Context) -> None:
             continue
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", ThalwegWarning)
-            dataset = RUN[step](context)
+            try:
+                dataset = RUN[step](context)
+            finally:
+                context.release()
         messages = []
         for warning in caught:
             if issubclass(warning.category, ThalwegWarning):

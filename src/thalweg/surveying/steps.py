@@ -48,11 +48,10 @@ class Context:
             return self.land.hessian(point, cache=self.plan.memory)
         return self.land.hessian(point)
 
-    def close(self) -> None:
-        """Free the Hessian's graph."""
+    def release(self) -> None:
+        """Free the Hessian's graph; its next product builds it again."""
         if "hessian" in self.__dict__:
             self.hessian.close()
-            del self.__dict__["hessian"]
 
     def attributes(self, meter: Meter, **entries: object) -> dict[str, str]:
         """Return the attributes of a step's Dataset."""
@@ -76,8 +75,8 @@ def point(context: Context) -> "xr.Dataset":
             values = dict(land.evaluate(theta))
         else:
             values = {"loss": float(land.loss(theta))}
-        gradient = land.gradient(theta).double()
-        values |= _norms(gradient, theta.double())
+        gradient = land.gradient(theta)
+        values |= _norms(gradient, theta)
         values["precision"] = torch.finfo(theta.dtype).eps
         meter.add(forward=1, gradients=1)
         if isinstance(land, NetworkLandscape) and land.rows > 1:
@@ -89,8 +88,8 @@ def point(context: Context) -> "xr.Dataset":
 
 
 def _norms(gradient: Tensor, theta: Tensor) -> dict[str, float]:
-    inner = float(gradient @ theta)
-    norm, weight = float(gradient.norm()), float(theta.norm())
+    inner = ti.inner(gradient, theta)
+    norm, weight = ti.norm(gradient), ti.norm(theta)
     return {
         "gradient_norm": norm,
         "weight_norm": weight,
@@ -125,25 +124,30 @@ def eigenvalues(context: Context) -> "xr.Dataset":
     }
     with Meter() as meter:
         top = ti.top_eigenpairs(hessian, plan.eigenpairs, which="LA", **limits)
-        low = ti.top_eigenpairs(hessian, 1, which="SA", **limits)
-        v = low.vectors[:, 0]
-        curvature = float(v.double() @ (hessian @ v).double())
-        products = top.products + low.products + 1
-        meter.add(products=products)
-    context.archive.save_directions("hessian", top.vectors)
-    context.archive.save_directions("descent", low.vectors)
-    return xr.Dataset(
-        {
+        context.archive.save_directions("hessian", top.vectors)
+        found = {
             "value": ("pair", top.values.numpy()),
             "residual": ("pair", top.residuals.numpy()),
             "converged": ("pair", top.converged.numpy().astype("int8")),
+        }
+        products, note = top.products, top.note
+        del top  # the file has its vectors; of a large network they are the memory
+        low = ti.top_eigenpairs(hessian, 1, which="SA", **limits)
+        v = low.vectors[:, 0]
+        curvature = ti.inner(v, hessian @ v)
+        products += low.products + 1
+        meter.add(products=products)
+    context.archive.save_directions("descent", low.vectors)
+    return xr.Dataset(
+        {
+            **found,
             "smallest": ((), float(low.values[0])),
             "smallest_residual": ((), float(low.residuals[0])),
             "smallest_converged": ((), int(low.converged[0])),
             "curvature": ((), curvature),
             "products": ((), products),
         },
-        attrs=context.attributes(meter, note=f"{top.note} {low.note}".strip()),
+        attrs=context.attributes(meter, note=f"{note} {low.note}".strip()),
     )
 
 
@@ -244,11 +248,11 @@ def hessian_surface(context: Context) -> "xr.Dataset":
     as much as the loss itself, or by one.
     """
     found = context.archive.datasets["eigenvalues"]
-    vectors = context.archive.directions("hessian")
+    vectors = context.archive.directions("hessian", 2)
     values = found["value"].values[:2]
     land = context.land
     directions = ti.Directions(
-        vectors[:, :2].to(land.point()),
+        vectors.to(land.point()),
         layout=land.layout,
         kind="hessian",
         normalize="unit",
@@ -312,10 +316,16 @@ def layers(context: Context) -> "xr.Dataset":
         )
         top = [
             ti.top_eigenpairs(
-                hessian.submatrix(name), 1, tol=1e-2, max_products=plan.layer_products
+                hessian.submatrix(name),
+                1,
+                tol=1e-2,
+                max_products=plan.layer_products,
+                memory=plan.memory,
+                seed=plan.seed,
             )
             for name in names
         ]
+        context.release()
         flatness = _relative_flatness(context)
         meter.add(products=hessian.products - before, gradients=1)
     return xr.Dataset(

@@ -15,6 +15,8 @@ from thalweg.landscapes.curvature.graphs import Cache, JacobianGraph
 from thalweg.landscapes.curvature.output import DiagonalCurvature, OutputCurvature
 from thalweg.landscapes.operators import LinearOperator
 
+PIECE = 1 << 20
+
 if TYPE_CHECKING:
     from thalweg.landscapes.network import NetworkLandscape
 
@@ -95,14 +97,21 @@ class GradientCovariance(EmpiricalFisherOperator):
 
     def statistics(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return w_i / Σ w, |g_i - g|² and g_i.g for each example, in float64."""
-        g = self.gradient.double()
-        weights, distances, alignments = [], [], []
+        weights, pairs, g = [], [], self.gradient
         for gradients, weight in self._land._example_gradients(self._point):
             if self._indices is not None:
                 gradients = gradients[:, self._indices]
-            gradients = gradients.double()
             weights.append(weight.double())
-            alignments.append(gradients @ g)
-            distances.append((gradients - g).square().sum(1))
+            pairs += [_distance_and_alignment(row, g) for row in gradients]
         w = torch.cat(weights)
-        return w / w.sum(), torch.cat(distances), torch.cat(alignments)
+        distances, alignments = torch.stack(pairs, dim=1)
+        return w / w.sum(), distances, alignments
+
+
+def _distance_and_alignment(row: Tensor, g: Tensor) -> Tensor:
+    """Return |row - g|² and row.g in float64, a piece of a long vector at a time."""
+    total = torch.zeros(2, dtype=torch.float64, device=row.device)
+    for a, b in zip(row.split(PIECE), g.split(PIECE), strict=True):
+        a, b = a.double(), b.double()
+        total += torch.stack([(a - b).square().sum(), a @ b])
+    return total

@@ -147,10 +147,9 @@ def _from_batches(land: "NetworkLandscape", point: Tensor) -> NoiseScale:
 def _from_examples(land: "NetworkLandscape", point: Tensor) -> NoiseScale:
     covariance = land.gradient_covariance(point)
     with covariance:
-        gradient = covariance.gradient.double()
         weights, distances, alignments = covariance.statistics()
     N = covariance.examples
-    G = gradient @ gradient
+    G = weights @ alignments  # Σ w_i g_i.g / Σ w = |g|²
     S = (weights @ distances) * N / (N - 1)
     # Influence of example i on S and on |g|², weights summing to one.
     deviations = torch.stack([distances - weights @ distances, 2 * (alignments - G)])
