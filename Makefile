@@ -17,8 +17,8 @@ test-all: $(VENV)/.test  ## slow tests too
 	$(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/.test  ## format, lint, types, import contracts
-	$(BIN)/ruff format --check src tests
-	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

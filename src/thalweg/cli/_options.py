@@ -2,13 +2,15 @@
 
 import tomllib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, no_type_check
 
 import typer
 
 from thalweg.errors import InputError
 
 
+# typer hands over its own context, which is no `typer.Context` to a run-time check.
+@no_type_check
 def _read_config(context: typer.Context, path: Path | None) -> Path | None:
     if path is None:
         return None

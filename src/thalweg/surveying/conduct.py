@@ -3,7 +3,7 @@
 import json
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,6 +76,7 @@ def survey(
     plan: Plan | str | Path | None = None,
     resume: bool = False,
     executor: "Executor | str | None" = None,
+    recipe: Callable[[], Landscape] | None = None,
     seed: int = 0,
     progress: Any = "auto",
     name: str = "",
@@ -100,6 +101,7 @@ def survey(
         plan: A plan to repeat, or the directory of the survey that made it.
         resume: Go on with the survey in `out`.
         executor: Where surfaces run, see `ti.surface`.
+        recipe: Builds the landscape in worker processes; it is sent to them otherwise.
         seed: Seed of every random number.
         progress: "auto", "plain" or "none".
         name: What the report calls the landscape.
@@ -125,7 +127,15 @@ def survey(
     identity = fingerprint(landscape.describe(), landscape.point())
     archive = Archive.create(directory, chosen, identity, resume=resume)
     land = _thinned(landscape, chosen)
-    context = Context(land, chosen, archive, executor, progress, checkpoints or {})
+    context = Context(
+        land,
+        chosen,
+        archive,
+        executor=executor,
+        recipe=recipe if land is landscape else None,  # a thinned one is another
+        progress=progress,
+        checkpoints=checkpoints or {},
+    )
     with thread_count(chosen.threads):
         _run(context)
     summary = summarize(

@@ -37,6 +37,7 @@ class Context:
     plan: Plan
     archive: Archive
     executor: Any = None
+    recipe: Callable[[], Landscape] | None = None
     progress: Any = "none"
     checkpoints: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
@@ -276,6 +277,7 @@ def _surface(
         at=context.land.point(),
         store=context.archive.chunks(name),
         executor=context.executor,
+        recipe=context.recipe,
         progress=context.progress,
         threads=context.plan.threads,
     )
@@ -406,6 +408,7 @@ def plane(context: Context) -> "xr.Dataset":
         axes,
         store=context.archive.chunks("plane"),
         executor=context.executor,
+        recipe=context.recipe,
         progress=context.progress,
         threads=context.plan.threads,
     )

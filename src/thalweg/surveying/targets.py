@@ -54,7 +54,13 @@ def survey_target(
     )
     name = options.pop("name", "") or target.rpartition("/")[2]
     return survey(
-        land, checkpoints=states, seed=seed, notes=notes, name=name, **options
+        land,
+        checkpoints=states,
+        seed=seed,
+        notes=notes,
+        name=name,
+        recipe=loaded.recipe,
+        **options,
     )
 
 
