@@ -1,4 +1,4 @@
-"""Every public name in a fresh interpreter, and never a module where a name is meant."""
+"""Every public name in a fresh interpreter, never a module where a name is meant."""
 
 import os
 import pkgutil
