@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 1
 .PHONY: demo test test-all lint bench docs clean
 
 demo: $(VENV)/.package  ## train a small network on real digits and survey its minimum
-	$(BIN)/thalweg survey --out thalweg-demo
+	$(BIN)/thalweg survey --out thalweg-demo --resume
 
 test: $(VENV)/.test  ## the whole test suite but what is marked slow
 	$(BIN)/python -m pytest -n 2 -m "not slow"

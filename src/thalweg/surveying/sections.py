@@ -94,6 +94,7 @@ def _point_tiles(point: "xr.Dataset") -> list[Quantity]:
     cost = cost_of(point)
     known = {
         "loss": ("Loss", "loss_stderr"),
+        "accuracy": ("Accuracy", "accuracy_stderr"),
         "gradient_norm": ("Gradient norm", None),
         "noise_scale": ("Gradient noise scale", "noise_scale_stderr"),
         "weight_norm": ("Weight norm", None),
@@ -111,6 +112,7 @@ def _point_tiles(point: "xr.Dataset") -> list[Quantity]:
         tiles.append(Quantity(label, float(point[name]), stderr, cost=cost, note=note))
     skipped = {
         *known,
+        "accuracy_stderr",
         "decay",
         "decay_share",
         "gradient_stderr",
@@ -119,7 +121,9 @@ def _point_tiles(point: "xr.Dataset") -> list[Quantity]:
         "precision",
     }
     tiles += [
-        Quantity(str(name).replace("_", " ").capitalize(), float(point[name]))
+        Quantity(
+            str(name).replace("_", " ").capitalize(), float(point[name]), cost=cost
+        )
         for name in point.data_vars
         if name not in skipped
     ]
@@ -248,7 +252,7 @@ def _layers(dataset: "xr.Dataset") -> Section:
             Quantity(
                 "", float(dataset["trace"][i]), _error(dataset["trace_stderr"][i])
             ),
-            *[dataset[name].values[i].item() for name in present],
+            *[_or_none(dataset[name].values[i].item()) for name in present],
         ]
         for i, layer in enumerate(dataset["layer"].values)
     ]
@@ -264,6 +268,10 @@ def _layers(dataset: "xr.Dataset") -> Section:
     )
     figure = Figure(bars, "The diagonal block of the Hessian that belongs to each.")
     return Section("By layer", [figure, table])
+
+
+def _or_none(value: float) -> float | None:
+    return None if value != value else value  # biases have no relative flatness
 
 
 def _paths(dataset: "xr.Dataset") -> Section:

@@ -82,6 +82,9 @@ def point(context: Context) -> "xr.Dataset":
         meter.add(forward=1, gradients=1)
         if isinstance(land, NetworkLandscape) and land.rows > 1:
             values |= _sampling(land, plan, meter)
+            if "accuracy" in values:  # a mean of zeros and ones
+                p = values["accuracy"]
+                values["accuracy_stderr"] = (p * (1 - p) / (land.rows - 1)) ** 0.5
     return xr.Dataset(
         {name: ((), value) for name, value in values.items()},
         attrs=context.attributes(meter),
