@@ -14,7 +14,6 @@ from thalweg.instruments.directions import (
 from thalweg.instruments.eigenpairs import Eigenpairs, top_eigenpairs
 from thalweg.instruments.estimates import Estimate
 from thalweg.instruments.flatness import SharpnessResult, sharpness, sharpness_table
-from thalweg.instruments.inner_products import inner, norm
 from thalweg.instruments.lines import line
 from thalweg.instruments.local_directions import (
     gradient_direction,
@@ -47,6 +46,7 @@ from thalweg.instruments.surfaces import (
 from thalweg.instruments.topology import Pairs, bottleneck_distance, persistence
 from thalweg.instruments.traces import trace
 from thalweg.instruments.trajectories import Trajectory
+from thalweg.landscapes import inner, norm
 
 __all__ = [
     # flatness

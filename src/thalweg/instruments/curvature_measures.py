@@ -10,10 +10,9 @@ from torch import Tensor
 
 from thalweg.errors import InputError
 from thalweg.instruments.eigenpairs import top_eigenpairs
-from thalweg.instruments.inner_products import inner
 from thalweg.instruments.neighborhood import Neighborhood
 from thalweg.instruments.traces import trace
-from thalweg.landscapes import Block, Landscape, LinearOperator
+from thalweg.landscapes import Block, Landscape, LinearOperator, inner
 from thalweg.seeding import rademacher
 
 EXACT = 2000  # products up to which a figure is made exactly

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from thalweg.errors import InputError
 from thalweg.instruments.estimates import Estimate
-from thalweg.instruments.inner_products import coefficients, inner
 from thalweg.instruments.sketches import (
     RangeSketch,
     block_size,
@@ -20,7 +19,7 @@ from thalweg.instruments.sketches import (
     sign_probe,
 )
 from thalweg.instruments.trace_estimators import mean, unit_leave_one_out
-from thalweg.landscapes import Layout, LinearOperator
+from thalweg.landscapes import Layout, LinearOperator, coefficients, inner
 
 Method = Literal["xdiag", "hutchinson"]
 

@@ -10,11 +10,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from thalweg.errors import ConvergenceWarning, InputError, PrecisionWarning
-from thalweg.instruments.inner_products import norm as length
 from thalweg.instruments.lanczos import Lanczos
 from thalweg.instruments.lobpcg import Preconditioner, lobpcg
 from thalweg.instruments.sketches import vectors_within
 from thalweg.landscapes import LinearOperator
+from thalweg.landscapes import norm as length
 from thalweg.seeding import normal
 
 Which = Literal["LA", "SA", "LM", "BE"]

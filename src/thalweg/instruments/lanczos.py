@@ -10,8 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thalweg.errors import InputError
-from thalweg.instruments.inner_products import coefficients, norm
-from thalweg.landscapes import LinearOperator
+from thalweg.landscapes import LinearOperator, coefficients, norm
 from thalweg.seeding import normal
 
 _COLUMNS = 1 << 16  # columns of the basis that a restart rotates at a time

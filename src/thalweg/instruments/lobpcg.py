@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thalweg.instruments.sketches import multiply
-from thalweg.landscapes import LinearOperator
+from thalweg.landscapes import LinearOperator, gram
+from thalweg.landscapes import norm as length
 from thalweg.seeding import normal
 
 Preconditioner = Tensor | Callable[[Tensor], Tensor]
@@ -62,14 +63,14 @@ def lobpcg(
     keep = np.arange(0)
     norm = 0.0
     while True:
-        T = (S @ AS.T).double().cpu().numpy()
+        T = gram(S, AS).cpu().numpy()
         values, Y = np.linalg.eigh((T + T.T) / 2)
         norm = max(norm, float(np.abs(values).max()))
         order = np.argsort(-values if largest else values, kind="stable")[:width]
         values, Y = values[order], Y[:, order]
         X, AX = _rotate(Y, S), _rotate(Y, AS)
         R = AX - torch.from_numpy(values).to(X)[:, None] * X
-        residuals = R.norm(dim=1).double().cpu().numpy()
+        residuals = np.array([length(r) for r in R])
         done = met(values, residuals, norm)
         active = np.flatnonzero(~done)[: limit - spent]
         if done[:k].all() or len(active) == 0:
@@ -96,10 +97,11 @@ def orthonormal(
 
     Directions that are dependent to rounding are dropped.
     """
-    rows = rows / rows.norm(dim=1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
+    tiny = torch.finfo(rows.dtype).tiny
+    rows = torch.stack([row / max(length(row), tiny) for row in rows])
     for _ in range(2):
         if against is not None:
-            rows = rows - (rows @ against.T) @ against
+            rows = rows - gram(rows, against).to(rows) @ against
         Q, D, _ = torch.linalg.svd(rows.T, full_matrices=False)
         rows = Q.T[D > 100 * torch.finfo(rows.dtype).eps]
     return rows.contiguous()

@@ -8,8 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thalweg.errors import InputError
-from thalweg.instruments.inner_products import coefficients, gram, inner, norm
-from thalweg.landscapes import LinearOperator
+from thalweg.landscapes import LinearOperator, coefficients, gram, inner, norm
 from thalweg.seeding import normal, rademacher
 
 

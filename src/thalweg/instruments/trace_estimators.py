@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thalweg.instruments.inner_products import gram, inner
 from thalweg.instruments.sketches import (
     RangeSketch,
     block_size,
@@ -19,7 +18,7 @@ from thalweg.instruments.sketches import (
     sign_probe,
     sphere_probe,
 )
-from thalweg.landscapes import LinearOperator
+from thalweg.landscapes import LinearOperator, gram, inner
 
 _TRUSTED = 8  # samples that a standard error wants
 

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thalweg.instruments.lanczos import Lanczos
-from thalweg.landscapes import LinearOperator
+from thalweg.landscapes import LinearOperator, norm, pull_back
 from thalweg.seeding import normal
 
 KRYLOV = 40  # most products
@@ -35,10 +35,10 @@ def quadratic_maximizers(
         process.step()
     values, S, _ = process.ritz()
     vectors = process.vectors(S)
-    slopes = (vectors.T @ b).double().cpu()
+    slopes = pull_back(vectors, b).double().cpu()
     spectrum = torch.from_numpy(values)
     best = vectors @ solve_diagonal(spectrum, slopes, radius).to(vectors)
-    top = radius * vectors[:, -1] / vectors[:, -1].norm()
+    top = radius * vectors[:, -1] / norm(vectors[:, -1])
     return torch.stack([best, top, -top])
 
 

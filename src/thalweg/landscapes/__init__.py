@@ -13,6 +13,7 @@ from thalweg.landscapes.curvature import (
     NoiseScale,
     free_memory,
 )
+from thalweg.landscapes.inner_products import coefficients, gram, inner, norm
 from thalweg.landscapes.inputs import InputLandscape
 from thalweg.landscapes.layout import Block, Layout
 from thalweg.landscapes.linear_maps import LinearMap, column, combine, pull_back
@@ -67,4 +68,9 @@ __all__ = [
     "column",
     "combine",
     "pull_back",
+    # sums over long vectors
+    "coefficients",
+    "gram",
+    "inner",
+    "norm",
 ]

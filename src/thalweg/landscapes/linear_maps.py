@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from thalweg.errors import StructureError
+from thalweg.landscapes.inner_products import against_columns
 
 
 @runtime_checkable
@@ -62,7 +63,7 @@ def combine(basis: LinearMap, coordinates: Tensor) -> Tensor:
 def pull_back(basis: LinearMap, vectors: Tensor) -> Tensor:
     """Return basisᵀ v for vectors (..., dim), with shape (..., k)."""
     if isinstance(basis, Tensor):
-        return vectors @ basis
+        return against_columns(vectors, basis)
     transposed = basis.T
     flat = vectors.reshape(-1, vectors.shape[-1])
     rows = torch.stack([transposed @ v for v in flat.unbind(0)])

@@ -14,8 +14,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thalweg.errors import AsymmetryError, InputError, StructureError
+from thalweg.landscapes.inner_products import inner, norm
 from thalweg.landscapes.layout import Layout
-from thalweg.landscapes.linear_maps import LinearMap, check_basis, column
+from thalweg.landscapes.linear_maps import (
+    LinearMap,
+    check_basis,
+    column,
+    pull_back,
+)
 
 if TYPE_CHECKING:
     import scipy.sparse.linalg
@@ -91,15 +97,15 @@ class LinearOperator(ABC):
         if not self._unchecked:
             return
         self._unchecked = False
-        norm = y.norm()
-        if not norm > 0:
+        length = norm(y)
+        if not length > 0:
             return
         self.products += 1
-        gap = (norm - v @ self._product(y / norm)).abs()
+        gap = abs(length - inner(v, self._product(y / length)))
         tolerance = 1e-9 if self.dtype == torch.float64 else 1e-4
-        if gap > tolerance * norm:
+        if gap > tolerance * length:
             raise AsymmetryError(
-                f"v.Au and u.Av differ by {float(gap / norm):.1e} relative, more than "
+                f"v.Au and u.Av differ by {gap / length:.1e} relative, more than "
                 f"{tolerance:.0e}: the operator is not symmetric. Most often two "
                 "passes over the data differ (dropout, a shuffling loader, "
                 "nondeterministic kernels)"
@@ -172,7 +178,7 @@ class LinearOperator(ABC):
         """
         check_basis(U, self.dim)
         k = U.shape[1]
-        rows = [U.T @ (self @ column(U, j, self)) for j in range(k)]
+        rows = [pull_back(U, self @ column(U, j, self)) for j in range(k)]
         matrix = (
             torch.stack(rows)
             if rows
@@ -181,7 +187,7 @@ class LinearOperator(ABC):
         matrix = (matrix + matrix.T) / 2
         if rhs is None:
             return matrix
-        return matrix, U.T @ (self @ rhs)
+        return matrix, pull_back(U, self @ rhs)
 
     # Resources ----------------------------------------------------------------------
 
@@ -358,7 +364,7 @@ class RestrictedOperator(LinearOperator):
         self.operator, self.basis = operator, basis
 
     def _product(self, v: Tensor) -> Tensor:
-        return self.basis.T @ (self.operator @ (self.basis @ v))
+        return pull_back(self.basis, self.operator @ (self.basis @ v))
 
     def dense(self) -> Tensor:
         """Return BᵀAB by the cheapest route of A."""

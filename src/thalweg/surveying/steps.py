@@ -341,9 +341,9 @@ def layers(context: Context) -> "xr.Dataset":
             "converged": ("layer", [int(pair.converged[0]) for pair in top]),
             "gradient_norm": (
                 "layer",
-                [float(gradient[n].norm()) for n in names],
+                [ti.norm(gradient[n].reshape(-1)) for n in names],
             ),
-            "weight_norm": ("layer", [float(weights[n].norm()) for n in names]),
+            "weight_norm": ("layer", [ti.norm(weights[n].reshape(-1)) for n in names]),
             "size": ("layer", [b.size for b in blocks]),
             "relative_flatness": (
                 "layer",

@@ -13,6 +13,7 @@ from thalweg.landscapes._examples import batch_rows
 from thalweg.landscapes.curvature.gauss_newton import JacobianOperator
 from thalweg.landscapes.curvature.graphs import Cache, JacobianGraph
 from thalweg.landscapes.curvature.output import DiagonalCurvature, OutputCurvature
+from thalweg.landscapes.inner_products import inner
 from thalweg.landscapes.operators import LinearOperator
 
 PIECE = 1 << 20
@@ -78,7 +79,7 @@ class GradientCovariance(EmpiricalFisherOperator):
 
     def _image(self, graph: JacobianGraph, v: Tensor) -> Tensor:
         # Centered here, so that nothing cancels; sum_i w_i (image) is then zero.
-        return graph.jvp(v) - self.gradient @ v
+        return graph.jvp(v) - inner(self.gradient, v)
 
     def _mean(self, apply: Callable[[JacobianGraph], Tensor]) -> Tensor:
         _ = self.gradient  # before the pass that needs it begins
