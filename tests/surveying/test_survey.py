@@ -230,6 +230,37 @@ def test_a_loss_that_is_nan_everywhere_is_said(tmp_path):
     assert any("not finite at 25 of 25" in text for text in found.summary["warnings"])
 
 
+def test_a_point_where_the_loss_is_nan_is_reported_with_its_surroundings(tmp_path):
+    class Pierced(Quadratic):
+        """A quadratic without a value at its center."""
+
+        def loss(self, points):
+            values = super().loss(points)
+            return torch.where(values > 0.5, values, float("nan"))
+
+        def value_and_gradient(self, points):
+            return self.loss(points), super().value_and_gradient(points)[1]
+
+    whole = quadratic()
+    land = Pierced(whole.matrix, offset=0.5)
+    found = survey(land, plan=plan_of(whole), out=tmp_path / "o")
+    assert list(found.datasets) == ["point", "surface", "topology"]
+    assert found.finite and found.report.is_file()
+    assert found.summary["verdict"] is None
+    messages = found.summary["warnings"]
+    assert any("not finite at the point" in text for text in messages)
+    assert any("surface: the loss is not finite at 1 of 25" in m for m in messages)
+    assert rebuild_report(tmp_path / "o") == found.report
+
+
+def test_a_point_that_is_not_finite_is_refused(tmp_path):
+    land = quadratic()
+    broken = land.at(torch.full((7,), float("nan"), dtype=torch.float64))
+    with pytest.raises(InputError, match="7 of 7 entries that are NaN"):
+        survey(broken, out=tmp_path / "o")
+    assert not (tmp_path / "o").exists()
+
+
 def test_a_budget_too_small_for_all_examples_says_so():
     from thalweg.surveying.budget import Costs, choose
 

@@ -18,7 +18,7 @@ from thalweg.surveying import budget as budgets
 from thalweg.surveying.archive import Archive
 from thalweg.surveying.plan import Plan, chosen_steps, parse_bytes, parse_seconds
 from thalweg.surveying.report import write_files
-from thalweg.surveying.steps import RUN, Context
+from thalweg.surveying.steps import RUN, Context, skipped
 from thalweg.surveying.summary import summarize
 
 if TYPE_CHECKING:
@@ -108,10 +108,16 @@ def survey(
         notes: Remarks for the report, before its warnings.
 
     Raises:
-        InputError: An option is not understood, or the landscape stands nowhere.
+        InputError: An option is not understood, or the landscape stands nowhere or at
+            a point that is not finite.
         StoreError: `out` holds another survey.
     """
-    landscape.point()
+    bad = int((~torch.isfinite(landscape.point())).sum())
+    if bad:
+        raise InputError(
+            f"the point to survey has {bad} of {landscape.dim} entries that are NaN or "
+            "infinite: training diverged, or the checkpoint is damaged"
+        )
     directory = None if out is None else Path(out)
     chosen = _plan(
         landscape,
@@ -196,7 +202,8 @@ def _thinned(land: Landscape, plan: Plan) -> Landscape:
 
 def _run(context: Context) -> None:
     for step in context.plan.steps:
-        if step in context.archive.datasets:
+        done = context.archive.datasets
+        if step in done or skipped(step, done):
             continue
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", ThalwegWarning)

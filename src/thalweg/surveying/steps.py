@@ -19,6 +19,8 @@ from thalweg.surveying.plan import Plan
 if TYPE_CHECKING:
     import xarray as xr
 
+SLICES = ("surface", "hessian_surface")
+
 # Rows of the sharpness table: label -> options of `ti.sharpness`.
 SHARPNESS: dict[str, dict[str, Any]] = {
     "zeroth": {"kind": "zeroth"},
@@ -287,10 +289,10 @@ def _surface(
 
 
 def topology(context: Context) -> "xr.Dataset":
-    """0-dimensional persistence of both surfaces, one after the other in one table."""
+    """0-dimensional persistence of the surfaces, one after the other in one table."""
     import xarray as xr
 
-    names = ("surface", "hessian_surface")
+    names = [name for name in SLICES if name in context.archive.datasets]
     with Meter() as meter:
         tables = [ti.persistence(context.archive.datasets[name]) for name in names]
     columns = ("birth", "death", "birth_index", "saddle_index")
@@ -415,6 +417,20 @@ def plane(context: Context) -> "xr.Dataset":
         progress=context.progress,
         threads=context.plan.threads,
     )
+
+
+# Steps that mean nothing where the loss or its gradient is not finite.
+LOCAL = ("eigenvalues", "trace", "spectrum", "sharpness", "hessian_surface", "layers")
+
+
+def skipped(step: str, datasets: "Mapping[str, xr.Dataset]") -> bool:
+    """Say whether a step has no meaning after what was found at the point."""
+    if step == "topology":
+        return not any(name in datasets for name in SLICES)
+    if step not in LOCAL or "point" not in datasets:
+        return False
+    found = datasets["point"]
+    return not np.isfinite([found["loss"], found["gradient_norm"]]).all()
 
 
 RUN: dict[str, Callable[[Context], "xr.Dataset"]] = {

@@ -9,6 +9,7 @@ import numpy as np
 
 from thalweg.provenance import versions
 from thalweg.surveying.plan import Plan
+from thalweg.surveying.steps import LOCAL, skipped
 from thalweg.surveying.verdict import Facts, Verdict, judge
 
 if TYPE_CHECKING:
@@ -120,6 +121,11 @@ def _figures(datasets: "Mapping[str, xr.Dataset]") -> dict[str, object]:
 
 def _warnings(datasets: "Mapping[str, xr.Dataset]") -> list[str]:
     messages: list[str] = []
+    if any(skipped(step, datasets) for step in LOCAL):
+        messages.append(
+            "The loss or its gradient is not finite at the point: there is no "
+            "curvature and no sharpness to measure. What looks around it was done."
+        )
     for step, dataset in datasets.items():
         messages += json.loads(dataset.attrs.get("warnings", "[]"))
         if "status" not in dataset:
