@@ -230,6 +230,35 @@ def test_bad_weights_and_teachers(call, message):
         call()
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["spectrum", "classify", "split_stability", "steepest_birth", "ode_jacobian"],
+)
+def test_what_takes_one_student_refuses_a_batch(name):
+    land = ReLUTeacherStudent(draw(2, 3), 2)
+    with pytest.raises(InputError, match=r"one student \(K, d\), got \(5, 2, 3\)"):
+        getattr(land, name)(draw(5, 2, 3))
+    with pytest.raises(InputError, match="W must have K = 2 rows, got 3"):
+        getattr(land, name)(draw(3, 3))
+    with pytest.raises(InputError, match="zero neuron, index 1"):
+        getattr(land, name)(torch.cat([draw(1, 3), torch.zeros(1, 3)]))
+
+
+def test_empty_batches_keep_their_shapes():
+    land = ReLUTeacherStudent(draw(2, 3), 4)
+    none = draw(0, 4, 3)
+    Q, R, P = land.overlaps(none)
+    S, B = land.S_B(none)
+    assert (Q.shape, R.shape) == ((0, 4, 4), (0, 4, 2))
+    assert (S.shape, B.shape) == (Q.shape, R.shape)
+    assert relu_loss(Q, R, P).shape == student_loss(none, land.V).shape == (0,)
+    assert relu_kernel(Q, R, P).shape == (0, 6, 6)
+    assert land.dead_direction(draw(4, 3), draw(0, 3)).shape == (0,)
+    reduction = land.reduce(none)
+    assert reduction.coefficients.shape == (0, 4, 2)
+    assert reduction.gram.shape == (0, 4, 4)
+
+
 def test_bad_overlaps():
     eye = torch.eye(2, dtype=torch.float64)
     skew = eye + torch.tensor([[0.0, 1e-3], [0.0, 0.0]], dtype=torch.float64)

@@ -158,6 +158,8 @@ def test_trust_region_crosses_an_indefinite_region():
     [
         ({"n_starts": 0}, "n_starts must be at least 1, got 0"),
         ({"scale": 0.0}, "scale must be positive, got 0"),
+        ({"tol": 0.0}, "tol must be positive, got 0"),
+        ({"max_iter": 0}, "max_iter must be at least 1, got 0"),
         ({"init": "uniform"}, "init must be .*got 'uniform'"),
         ({"init": torch.zeros(2, 3, 3, dtype=torch.float64)}, r"shape \(5, 3, 3\)"),
     ],

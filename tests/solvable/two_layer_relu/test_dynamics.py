@@ -240,16 +240,23 @@ LAND = ReLUTeacherStudent(eye(2), 2)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: LAND.ode(eye(2), 0.0, t_max=1), "eta must be positive, got 0"),
-        (lambda: LAND.ode(eye(2), 1.0, -1.0, t_max=1), "delta must not.*got -1"),
-        (lambda: LAND.ode(eye(2), 1.0, t_max=0), "t_max must be positive, got 0"),
+        (
+            lambda: LAND.ode(eye(2), 0.0, t_max=1),
+            "eta must be positive and finite, got 0",
+        ),
+        (lambda: LAND.ode(eye(2), 1.0, -1.0, t_max=1), "delta must be finite.*got -1"),
+        (lambda: LAND.ode(eye(2), 1.0, t_max=0), "t_max must be positive.*got 0"),
+        (lambda: LAND.ode(eye(2), math.inf, t_max=1), "eta must be.*got inf"),
+        (lambda: LAND.ode(eye(2), 1.0, math.nan, t_max=1), "delta must be.*got nan"),
+        (lambda: LAND.ode(eye(2), t_max=math.inf), "t_max must be.*got inf"),
         (lambda: LAND.ode(eye(2), t_max=1, record=1), "at least 2 times, got 1"),
         (lambda: LAND.ode(eye(2), t_max=1, record=[2.0]), r"times in \[0, 1\]"),
         (lambda: LAND.ode(eye(2), t_max=1, step=-1.0), "step must be positive"),
         (lambda: LAND.ode(draw(2, 2), 40.0, t_max=9, step=3.0), "step is too long"),
         (lambda: LAND.ode((eye(3), eye(3)[:, :2]), t_max=1), r"\(2, 2\) and \(2, 2\)"),
         (lambda: LAND.ode((eye(2), 2 * eye(2)), t_max=1), "semi-definite"),
-        (lambda: LAND.ode(draw(3, 2, 2), t_max=1), "one student"),
+        (lambda: LAND.ode(draw(3, 2, 2), t_max=1), r"W0 must be one .*\(3, 2, 2\)"),
+        (lambda: LAND.simulate_sgd(draw(3, 2, 2), 1.0, t_max=1), "W0 must be one stu"),
         (lambda: LAND.simulate_sgd(eye(2), 0.0, t_max=1), "eta must be positive"),
         (lambda: LAND.simulate_sgd(eye(2), 1.0, t_max=1, seeds=()), "at least one"),
         (

@@ -141,6 +141,19 @@ def test_steepest_birth_beats_a_fine_sampling_of_the_sphere():
     assert abs(value) < 1e-12  # at zero loss nothing helps
 
 
+def test_bad_directions():
+    land = ReLUTeacherStudent(draw(2, 3), 2)
+    W, u = draw(2, 3), draw(3, seed=1)
+    expected = land.dead_direction(W, u)
+    torch.testing.assert_close(land.dead_direction(W.numpy(), u.numpy()), expected)
+    with pytest.raises(
+        InputError, match=r"u must have shape \(\.\.\., 3\), got \(2,\)"
+    ):
+        land.dead_direction(W, u[:2])
+    with pytest.raises(InputError, match="u must be finite, got an entry nan"):
+        land.dead_direction(W, u * torch.nan)
+
+
 def test_bad_splits():
     with pytest.raises(InputError, match="share must be between 0 and 1, got 1"):
         split_neuron(draw(2, 2), 0, 1.0)

@@ -79,6 +79,12 @@ def test_lift_needs_room():
         land.lift(C, G)
     with pytest.raises(InputError, match="positive semi-definite"):
         land.lift(C, -G)
+    with pytest.raises(
+        InputError, match=r"must be \(2, 2\) and \(2, 2\), got \(2, 1\)"
+    ):
+        land.lift(C[:, :1], G)
+    with pytest.raises(InputError, match="coefficients must be finite"):
+        land.lift(C * torch.nan, G)
     wide = ReLUTeacherStudent(draw(2, 3), 2, d=4)
     Q, R, _ = wide.overlaps(wide.lift(C, G))
     torch.testing.assert_close(Q, C @ C.T + G)

@@ -120,13 +120,17 @@ def find_minima(
             direction and go on.
 
     Raises:
-        InputError: n_starts < 1, K < 1, a scale that is not positive, or an unknown
-            `init` or `method`.
+        InputError: n_starts < 1, K < 1, a `tol` or `scale` that is not positive,
+            max_iter < 1, or an unknown `init` or `method`.
     """
     if n_starts < 1:
         raise InputError(f"n_starts must be at least 1, got {n_starts}")
     if K < 1:
         raise InputError(f"K must be at least 1, got {K}")
+    if not tol > 0:
+        raise InputError(f"tol must be positive, got {tol}")
+    if max_iter is not None and max_iter < 1:
+        raise InputError(f"max_iter must be at least 1, got {max_iter}")
     if method not in ("auto", "gd"):
         raise InputError(f'method must be "auto" or "gd", got {method!r}')
     space = _WorkingSpace(V, K, d)

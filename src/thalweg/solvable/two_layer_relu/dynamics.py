@@ -113,14 +113,14 @@ def check_rates(eta: float, delta: float, t_max: float) -> None:
     """Refuse a learning rate, a noise or a time that makes no sense.
 
     Raises:
-        InputError: eta <= 0, delta < 0 or t_max <= 0.
+        InputError: eta <= 0, delta < 0, t_max <= 0, or one of them is not finite.
     """
-    if not eta > 0:
-        raise InputError(f"eta must be positive, got {eta}")
-    if not delta >= 0:
-        raise InputError(f"delta must not be negative, got {delta}")
-    if not t_max > 0:
-        raise InputError(f"t_max must be positive, got {t_max}")
+    if not 0 < eta < math.inf:
+        raise InputError(f"eta must be positive and finite, got {eta}")
+    if not 0 <= delta < math.inf:
+        raise InputError(f"delta must be finite and not negative, got {delta}")
+    if not 0 < t_max < math.inf:
+        raise InputError(f"t_max must be positive and finite, got {t_max}")
 
 
 def record_times(record: int | Iterable[float], t_max: float) -> Tensor:

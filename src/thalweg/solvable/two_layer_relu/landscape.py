@@ -13,6 +13,7 @@ from thalweg.solvable.two_layer_relu import kernel, reduction
 from thalweg.solvable.two_layer_relu.checks import (
     Array,
     as_overlaps,
+    as_real,
     as_teacher,
     as_weights,
     check_neurons,
@@ -109,6 +110,16 @@ class ReLUTeacherStudent(Landscape):
             raise InputError(f"W must have K = {self.K} rows, got {weights.shape[-2]}")
         return weights
 
+    def _one_student(self, name: str, W: Array) -> Tensor:
+        """Return one student (K, d) of nonzero neurons, for what takes no batch."""
+        weights = self._student(W)
+        if weights.ndim != 2:
+            raise InputError(
+                f"{name} must be one student (K, d), got {tuple(weights.shape)}"
+            )
+        check_neurons(weights, self.V)
+        return weights
+
     def _curvature(self, W: Array) -> Curvature:
         weights = self._student(W)
         check_neurons(weights, self.V)
@@ -185,15 +196,23 @@ class ReLUTeacherStudent(Landscape):
         """Return some W (K, d) of these coefficients and this Gram matrix.
 
         Raises:
-            InputError: d < rank V + rank G, or G is not positive semi-definite.
+            InputError: d < rank V + rank G, G is not positive semi-definite, or the
+                shapes are not (K, rank V) and (K, K).
         """
-        C, G = (torch.as_tensor(x).to(self.V) for x in (coefficients, gram))
-        return reduction.lift(C, G, reduction.span(self.V), self.d)
+        basis = reduction.span(self.V)
+        C = as_real("coefficients", coefficients).to(self.V)
+        G = as_real("gram", gram).to(self.V)
+        wanted = (self.K, basis.shape[1]), (self.K, self.K)
+        if (C.shape, G.shape) != wanted:
+            raise InputError(
+                f"coefficients and gram must be {wanted[0]} and {wanted[1]}, got "
+                f"{tuple(C.shape)} and {tuple(G.shape)}"
+            )
+        return reduction.lift(C, G, basis, self.d)
 
     def spectrum(self, W: Array, d: int | None = None) -> Spectrum:
         """Return the Hessian's spectrum at W (K, d) in any dimension d."""
-        weights = self._student(W)
-        check_neurons(weights, self.V)
+        weights = self._one_student("W", W)
         return reduction.spectrum(weights, self.V, self.d if d is None else d)
 
     # Minima -------------------------------------------------------------------------
@@ -259,26 +278,31 @@ class ReLUTeacherStudent(Landscape):
 
     def classify(self, W: Array) -> Classification:
         """Classify a critical point W (K, d) by the spectrum of its Hessian."""
-        weights = self._student(W)
-        check_neurons(weights, self.V)
-        return classify(weights, self.V, self.d)
+        return classify(self._one_student("W", W), self.V, self.d)
 
     def split_stability(self, W: Array) -> Tensor:
         """Return for each neuron λ_min of what splitting it adds to the Hessian, (K,).
 
         At a minimum, splitting neuron i leads to a saddle iff its value is negative.
         """
-        weights = self._student(W)
-        check_neurons(weights, self.V)
-        return split_stability(weights, self.V, self.d)
+        return split_stability(self._one_student("W", W), self.V, self.d)
 
-    def dead_direction(self, W: Array, u: Float[Tensor, "*batch d"]) -> Tensor:
-        """Return the slope of the loss as a neuron grows out of zero along u."""
-        return dead_direction(self._student(W), self.V, u.double())
+    def dead_direction(self, W: Array, u: Array) -> Tensor:
+        """Return the slope of the loss as a neuron grows out of zero along u (..., d).
+
+        Raises:
+            InputError: u is not real, finite and of last axis d, or see `as_weights`.
+        """
+        directions = as_real("u", u).to(self.V)
+        if directions.ndim < 1 or directions.shape[-1] != self.d:
+            raise InputError(
+                f"u must have shape (..., {self.d}), got {tuple(directions.shape)}"
+            )
+        return dead_direction(self._student(W), self.V, directions)
 
     def steepest_birth(self, W: Array, seed: int = 0) -> tuple[float, Tensor]:
         """Return min over unit u of `dead_direction`, and u: negative iff it helps."""
-        return steepest_birth(self._student(W), self.V, seed)
+        return steepest_birth(self._one_student("W", W), self.V, seed)
 
     def zero_path(self, W0: Array, W1: Array) -> Float[Tensor, "corners K d"]:
         """Return the corners of a piecewise linear path of zero loss from W0 to W1.
@@ -374,7 +398,7 @@ class ReLUTeacherStudent(Landscape):
         """
         d = self.d if d is None else d
         if not isinstance(W0, tuple) and d == self.d:
-            W, V = self._student(W0), self.V
+            W, V = self._one_student("W0", W0), self.V
         else:
             Q, R = self._initial_overlaps(W0)
             basis = reduction.span(self.V)
@@ -397,10 +421,7 @@ class ReLUTeacherStudent(Landscape):
                     f"got {tuple(Q.shape)} and {tuple(R.shape)}"
                 )
             return Q, R
-        W = self._student(W0)
-        if W.ndim != 2:
-            raise InputError(f"W0 must be one student (K, d), got {tuple(W.shape)}")
-        check_neurons(W, self.V)
+        W = self._one_student("W0", W0)
         return W @ W.mT, W @ self.V.mT
 
     def ode_jacobian(self, W: Array) -> FlowJacobian:
@@ -409,9 +430,7 @@ class ReLUTeacherStudent(Landscape):
         Raises:
             InputError: W is no critical point, or leaves span(V).
         """
-        weights = self._student(W)
-        check_neurons(weights, self.V)
-        return ode_jacobian(weights, self.V)
+        return ode_jacobian(self._one_student("W", W), self.V)
 
 
 class ReLUHessian(LinearOperator):
