@@ -278,6 +278,20 @@ def test_m_sharpness_is_the_mean_over_batches():
         ti.sharpness(quadratic(), m=3)
 
 
+def test_a_last_batch_of_fewer_examples_counts_by_them():
+    land = relu_network()  # 22 examples: 8, 8 and 6
+    found = ti.sharpness(land, "trace", m=8)
+    shares = torch.tensor([8.0, 8.0, 6.0]).double() / 22
+    mean = float(shares @ found.per_batch)
+    assert found.value == pytest.approx(mean, rel=1e-12)
+    # The Hessian is the mean over examples, so its trace is that of the whole.
+    assert mean == pytest.approx(ti.sharpness(land, "trace").value, rel=1e-10)
+    loss = float(land.loss(land.origin))
+    assert found.settings["loss"] == pytest.approx(loss, rel=1e-12)
+    spread = (shares * (found.per_batch - mean)).square().sum() * 3 / 2
+    assert found.stderr == pytest.approx(float(spread.sqrt()), rel=1e-12)
+
+
 def test_stationary_points_are_said():
     land = quadratic(5, definite=True)
     found = ti.sharpness(land, "zeroth", method="one_step")

@@ -135,7 +135,8 @@ def sharpness(
         method: "one_step" (δ of length ρ along the gradient; along ∇|g| for "first"),
             or "pgd" (ascents from there, from the maximum of the quadratic model, from
             ± the top eigenvector and from random points).
-        m: Average the measure over consecutive batches of m examples (m-sharpness).
+        m: Average the measure over consecutive batches of m examples (m-sharpness); a
+            last batch of fewer counts by its examples.
         adaptive: T: "elementwise" |θ| + η (also True), "magnitude" sqrt(θ² + η²),
             "filter" or "layer" norms + η; False for the identity.
         eta: η; 0 by default, 1e-3 for "magnitude".
@@ -183,8 +184,9 @@ def sharpness(
     pieces = [land] if m is None else _batches(land, m)
     measured = [measure(piece) for piece in pieces]
     found, per_batch = measured[0][0], None
+    shares = _shares(pieces)
     if m is not None:
-        found, per_batch = _over_batches([one for one, _, _ in measured])
+        found, per_batch = _over_batches([one for one, _, _ in measured], shares)
     return SharpnessResult(
         kind=kind,
         value=found.value,
@@ -193,7 +195,10 @@ def sharpness(
         per_batch=per_batch,
         evaluations=sum(spent for _, _, spent in measured),
         settings={
-            "loss": sum(base for _, base, _ in measured) / len(measured),
+            "loss": sum(
+                share * base
+                for share, (_, base, _) in zip(shares.tolist(), measured, strict=True)
+            ),
             "rho": rho,
             "sigma": sigma,
             "norm": search.norm,
@@ -306,19 +311,32 @@ def _batches(land: Landscape, m: int) -> list[Landscape]:
     return list(batches(m))
 
 
-def _over_batches(measured: list[Measured]) -> tuple[Measured, Tensor]:
-    """Return the mean over batches and its standard error."""
+def _shares(pieces: list[Landscape]) -> Float[Tensor, " pieces"]:
+    """Return what share of the examples each batch has; equal where none says."""
+    rows = torch.tensor([float(getattr(piece, "rows", 1)) for piece in pieces])
+    return rows.double() / rows.double().sum()
+
+
+def _over_batches(
+    measured: list[Measured], shares: Float[Tensor, " pieces"]
+) -> tuple[Measured, Tensor]:
+    """Return the weighted mean over batches and its standard error."""
     values = torch.tensor([one.value for one in measured], dtype=torch.float64)
-    count = len(values)
-    error = float(values.std()) / math.sqrt(count) if count > 1 else math.nan
+    count, mean = len(values), shares @ values
+    spread = (shares * (values - mean)).square().sum()
+    error = math.sqrt(count / (count - 1) * spread) if count > 1 else math.nan
     notes = "; ".join(sorted({one.note for one in measured if one.note}))
     per_layer = None
     if measured[0].per_layer is not None:
         tables = [one.per_layer or {} for one in measured]
         per_layer = {
-            name: sum(table[name] for table in tables) / count for name in tables[0]
+            name: sum(
+                share * table[name]
+                for share, table in zip(shares.tolist(), tables, strict=True)
+            )
+            for name in tables[0]
         }
-    return Measured(float(values.mean()), error, notes, per_layer), values
+    return Measured(float(mean), error, notes, per_layer), values
 
 
 def _radius(
