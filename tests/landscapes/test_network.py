@@ -135,6 +135,32 @@ def test_token_weights_through_the_loss_and_through_weight(digits):
     torch.testing.assert_close(values[y != -100].mean(), expected)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("ignore", [-100, 2])
+def test_the_weights_of_cross_entropy_are_known(digits, weighted, ignore):
+    x, y = digits[0][:60], digits[1][:60].clone()
+    y[::4] = ignore
+    y[50:53] = ignore  # a batch of which nothing counts
+    classes = torch.linspace(0.2, 3, 10, dtype=torch.float64) if weighted else None
+    loss = nn.CrossEntropyLoss(weight=classes, ignore_index=ignore)
+    split = [(x[a:b], y[a:b]) for a, b in ((0, 7), (7, 50), (50, 53), (53, 60))]
+    whole = NetworkLandscape(mlp(), loss, [(x, y)])
+    parts = NetworkLandscape(mlp(), loss, split)
+    p, v = whole.origin, torch.ones_like(whole.origin)
+    torch.testing.assert_close(whole.loss(p), loss(mlp()(x), y).detach())
+    for left, right in (
+        (parts.loss(p), whole.loss(p)),
+        (parts.gradient(p), whole.gradient(p)),
+        (parts.hessian(p) @ v, whole.hessian(p) @ v),
+        (parts.ggn(p) @ v, whole.ggn(p) @ v),
+    ):
+        torch.testing.assert_close(left, right, rtol=0, atol=1e-12)
+    values, counted = parts.example_losses(), y != ignore
+    weights = torch.ones(10).double() if classes is None else classes
+    weights = weights[y[counted]] / weights[y[counted]].sum()
+    torch.testing.assert_close(weights @ values[counted], whole.loss(p))
+
+
 def test_examples_combine_to_loss_and_gradient(digits):
     x, y = digits[0][:23], digits[1][:23]
     land = NetworkLandscape(

@@ -24,7 +24,8 @@ class Objective:
         form: "output": loss(output, target); "model": loss(model, batch); "auto":
             model(**batch).loss.
         forward: (model, batch) -> output, for batches that are no (inputs, target).
-        weight: batch -> what the batch counts; None: its rows.
+        weight: batch -> what the batch counts; None: its rows, or what torch's
+            cross-entropies average over.
     """
 
     model: nn.Module
@@ -85,6 +86,8 @@ class Objective:
         except (IndexError, RuntimeError) as error:
             check_labels(output, target, self.loss)
             raise error
+        if self.weight is None and isinstance(result, Tensor):
+            return scalar(result, size), averaged_over(self.loss, target, size)
         return self._checked(result, data, size)
 
     def target(self, data: Any) -> Any:
@@ -183,6 +186,24 @@ def is_classification(loss: object) -> bool:
     known = (nn.CrossEntropyLoss, nn.NLLLoss)
     functions = (nn.functional.cross_entropy, nn.functional.nll_loss)
     return isinstance(loss, known) or loss in functions
+
+
+def averaged_over(loss: object, target: Any, size: int) -> Tensor | float:
+    """Return what the mean of a loss divides by: its rows, if not known better.
+
+    torch's cross-entropies with class labels divide by the summed class weights of the
+    labels that are not ignored. No branch on values: it runs under `vmap`.
+    """
+    if not is_classification(loss) or not isinstance(target, Tensor):
+        return float(size)
+    reduction = getattr(loss, "reduction", "mean")
+    if reduction != "mean" or target.is_floating_point():
+        return float(size)
+    counted = target != getattr(loss, "ignore_index", -100)
+    weight = getattr(loss, "weight", None)
+    if weight is None:
+        return counted.sum()
+    return (weight[torch.where(counted, target, 0)] * counted).sum()
 
 
 def check_labels(output: Any, target: Any, loss: object) -> None:

@@ -34,12 +34,12 @@ BUFFERS = ("freeze", "recalibrate", "interpolate")
 class NetworkLandscape(CurvatureMethods, Borrowing):
     """L(theta) = sum_b w_b L_b(theta) / sum_b w_b + (lambda / 2) |theta|^2.
 
-    L_b is the loss of batch b, w_b its weight (its rows, unless said otherwise), lambda
-    the weight decay. It stands at the model's parameters of the time it is made; the
-    model itself is borrowed for each call and given back bit for bit (parameters,
-    buffers, `.grad`, `requires_grad`, the mode of each submodule, random generators),
-    also after an exception or an interrupt. Unselected and frozen parameters are
-    constants.
+    L_b is the loss of batch b, w_b its weight (its rows, or what torch's own
+    cross-entropies average over, unless `weight` says otherwise), lambda the weight
+    decay. It stands at the model's parameters of the time it is made; the model itself
+    is borrowed for each call and given back bit for bit (parameters, buffers, `.grad`,
+    `requires_grad`, the mode of each submodule, random generators), also after an
+    exception or an interrupt. Unselected and frozen parameters are constants.
 
     Args:
         model: A module, evaluated in eval mode.
@@ -66,7 +66,8 @@ class NetworkLandscape(CurvatureMethods, Borrowing):
         mode: "eval", or explicitly "train".
         reduction: "mean" weights batches as above; "sum" adds their losses.
         weight: Batch -> what it counts, where the loss does not average over rows
-            (tokens, class weights).
+            (tokens, class weights). Known of nn.CrossEntropyLoss, nn.NLLLoss and their
+            functions: the class weights, summed over the labels not ignored.
         weight_decay: lambda; enters loss, gradient and Hessian, nothing else.
         decay: Names (patterns or predicate) that decay; all by default.
         stochastic: "raise" where two evaluations differ, "fix" the random generators

@@ -139,9 +139,9 @@ def _from_batches(land: "NetworkLandscape", point: Tensor) -> NoiseScale:
         sizes.append(weight)
     mean = total.result().double()
     products = [gradient.double() @ mean for gradient, _ in gradients()]
-    return two_batch_sizes(
-        torch.stack(norms), torch.stack(products), torch.tensor(sizes)
-    )
+    counts = torch.tensor(sizes, dtype=torch.float64)
+    counts *= land.rows / counts.sum()  # weights may count tokens
+    return two_batch_sizes(torch.stack(norms), torch.stack(products), counts)
 
 
 def _from_examples(land: "NetworkLandscape", point: Tensor) -> NoiseScale:
