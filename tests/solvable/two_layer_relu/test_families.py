@@ -96,6 +96,15 @@ def test_families_of_width_eight():
         land.families(ends, level="network")
 
 
+def test_coarse_ends_fall_into_the_same_families():
+    """Ends that stop early lie |∇L| / λ_min apart, more than the tolerance."""
+    land = ReLUTeacherStudent(eye(8), 8)
+    fine = land.families(land.find_minima(100))
+    coarse = land.families(land.find_minima(100, tol=1e-5), tol=1e-8)
+    assert [f.count for f in coarse] == [f.count for f in fine]
+    assert max(f.what.grad_norm for f in coarse) > 1e-9
+
+
 def test_families_where_no_certificate_exists_are_ranked():
     land = ReLUTeacherStudent(eye(5), 3)
     found = land.families(land.find_minima(100))

@@ -120,8 +120,9 @@ def as_overlaps(Q: Array, R: Array, P: Array) -> tuple[Tensor, Tensor, Tensor]:
 
 def joint(Q: Tensor, R: Tensor, P: Tensor) -> Tensor:
     """Return [[Q, R], [Rᵀ, P]] of shape (..., K + M, K + M)."""
-    batch = torch.broadcast_shapes(Q.shape[:-2], R.shape[:-2], P.shape[:-2])
-    Q, R, P = (x.expand(*batch, *x.shape[-2:]) for x in (Q, R, P))
+    if max(Q.ndim, R.ndim, P.ndim) > 2:
+        batch = torch.broadcast_shapes(Q.shape[:-2], R.shape[:-2], P.shape[:-2])
+        Q, R, P = (x.expand(*batch, *x.shape[-2:]) for x in (Q, R, P))
     return torch.cat([torch.cat([Q, R], -1), torch.cat([R.mT, P], -1)], -2)
 
 

