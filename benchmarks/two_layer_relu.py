@@ -24,7 +24,7 @@ import torch
 
 from thalweg.seeding import normal
 from thalweg.solvable import ReLUTeacherStudent
-from thalweg.solvable.two_layer_relu import OverlapFlow
+from thalweg.solvable.two_layer_relu import OverlapFlow, wilson
 from thalweg.solvable.two_layer_relu.objective import Objective
 from thalweg.solvable.two_layer_relu.polish import certify, newton_polish
 
@@ -116,6 +116,35 @@ def levels(losses: np.ndarray) -> dict[str, int]:
     return {f"{name:.6f}": int(n) for name, n in zip(names, counts, strict=True)}
 
 
+def agreement(
+    all_ours: np.ndarray, ours: np.ndarray, theirs: np.ndarray
+) -> dict[str, object]:
+    """Compare where the two end: same starts, and scipy's against all of ours.
+
+    From one start two optimizers may reach two minima; the set of minima is the same,
+    and so are the fractions up to what the optimizer does to them.
+    """
+    counts, other = levels(ours), levels(theirs)
+    shared = sum(min(n, other.get(name, 0)) for name, n in counts.items())
+    nearest = np.abs(theirs[:, None] - all_ours).min(1)
+    return {
+        "losses_thalweg": counts,
+        "losses_scipy": other,
+        "shared_by_the_multisets": shared / len(ours),
+        "same_loss_from_same_start": float((np.abs(ours - theirs) < 1e-8).mean()),
+        "scipy_losses_that_thalweg_finds": float((nearest < 1e-8).mean()),
+        "at_zero_loss": {
+            name: {"fraction": float((x < 1e-10).mean()), "interval": interval(x)}
+            for name, x in (("thalweg", all_ours), ("scipy", theirs))
+        },
+    }
+
+
+def interval(losses: np.ndarray) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of the fraction at zero loss."""
+    return wilson(int((losses < 1e-10).sum()), len(losses))
+
+
 def descents(K: int) -> dict[str, object]:
     """Compare at one width, K = M = d, orthonormal teacher."""
     V = torch.eye(K, dtype=torch.float64)
@@ -163,9 +192,7 @@ def descents(K: int) -> dict[str, object]:
         "ratio_to_scipy_and_batched_polish": (each["scipy"] + each["polish, batched"])
         / each["thalweg"],
         "ratio_to_trust_exact": each["trust-exact"] / each["thalweg"],
-        "losses_thalweg": levels(same),
-        "losses_scipy": levels(theirs),
-        "same_loss_from_same_start": float((np.abs(same - theirs) < 1e-8).mean()),
+        "agreement": agreement(found.loss.numpy(), same, theirs),
     }
 
 
