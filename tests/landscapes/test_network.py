@@ -161,6 +161,23 @@ def test_the_weights_of_cross_entropy_are_known(digits, weighted, ignore):
     torch.testing.assert_close(weights @ values[counted], whole.loss(p))
 
 
+def test_vmap_goes_through_a_network_unless_buffers_are_recalibrated(digits):
+    x, y = digits[0][:30], digits[1][:30]
+    torch.manual_seed(0)
+    layers = nn.Linear(64, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 10)
+    model = nn.Sequential(*layers).double()
+    data = [(x[:20], y[:20]), (x[20:], y[20:])]
+    land = NetworkLandscape(model, F.cross_entropy, data, weight_decay=0.1)
+    points = land.origin + torch.linspace(0, 0.1, 3, dtype=torch.float64)[:, None]
+    values = torch.func.vmap(land.loss)(points)
+    torch.testing.assert_close(values, land.loss(points), rtol=1e-12, atol=0)
+    slopes = torch.func.vmap(torch.func.grad(land.loss))(points)
+    torch.testing.assert_close(slopes, land.gradient(points), rtol=0, atol=1e-12)
+    moving = NetworkLandscape(model, F.cross_entropy, data, buffers="recalibrate")
+    with pytest.raises(InputError, match="without vmap"):
+        torch.func.vmap(moving.loss)(points)
+
+
 def test_examples_combine_to_loss_and_gradient(digits):
     x, y = digits[0][:23], digits[1][:23]
     land = NetworkLandscape(

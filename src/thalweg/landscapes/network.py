@@ -518,7 +518,17 @@ class NetworkLandscape(CurvatureMethods, Borrowing):
         flat = points.reshape(-1, self.dim)
         values = []
         for point in flat.unbind(0):
-            with self._evaluating(_plain(point), second_order=True):
+            plain = _plain(point)
+            if plain.ndim == 1:
+                center: Tensor | None = plain
+            elif self.buffers != "recalibrate":
+                center = None  # under vmap no point needs buffers of its own
+            else:
+                raise InputError(
+                    'buffers="recalibrate" runs the data through the model at each '
+                    "point, which vmap cannot: evaluate points (n, dim) without vmap"
+                )
+            with self._evaluating(center, second_order=True):
                 draws = []
                 for draw in range(self.repeats):
                     mean = WeightedMean(self.reduction, self.accumulate)
