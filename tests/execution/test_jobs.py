@@ -303,7 +303,7 @@ def slow(constant, i):
 store = Store.resume(sys.argv[1], {"job": 1})
 try:
     print("started", flush=True)
-    result = execute([Item(f"i{i}", (i,)) for i in range(12)], slow, Model,
+    result = execute([Item(f"i{i}", (i,)) for i in range(24)], slow, Model,
                      store=store, executor=sys.argv[2])
     print(sum(float(a["loss"]) for a in result.values()))
 except KeyboardInterrupt:
@@ -335,15 +335,18 @@ def test_ctrl_c_keeps_what_is_finished_and_the_job_goes_on(executor, tmp_path):
     script.write_text(textwrap.dedent(SCRIPT))
     process = start(script, store, executor)
     wait_for_items(store, 2)
+    finished = len(list(store.glob("items/*.npz")))
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     kept = int(out.split()[-1])
-    assert 3 <= kept <= 8 and kept == len(list(store.glob("items/*.npz")))
+    # What was in flight is kept too: on a loaded machine a few more than two a worker.
+    assert finished <= kept <= finished + 8
+    assert kept == len(list(store.glob("items/*.npz")))
     process = start(script, store, executor)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 0
-    assert float(out.split()[-1]) == sum(0.1 * i for i in range(12))
+    assert float(out.split()[-1]) == sum(0.1 * i for i in range(24))
 
 
 def test_workers_end_with_a_parent_that_is_killed(tmp_path):
