@@ -4,6 +4,7 @@ from thalweg.solvable.two_layer_relu.classification import Classification
 from thalweg.solvable.two_layer_relu.descent import KIND, STATUS, Descents
 from thalweg.solvable.two_layer_relu.dynamics import OverlapFlow, OverlapTrajectory
 from thalweg.solvable.two_layer_relu.families import Family, wilson
+from thalweg.solvable.two_layer_relu.growth import Growth
 from thalweg.solvable.two_layer_relu.jacobian import FlowJacobian
 from thalweg.solvable.two_layer_relu.kernel import (
     relu_kernel,
@@ -50,6 +51,7 @@ __all__ = [
     "detect_blocks",
     "solve_blocks",
     # overparametrized students
+    "Growth",
     "count_cells",
     "split_neuron",
     # one-pass SGD in high dimension

@@ -29,6 +29,7 @@ from thalweg.solvable.two_layer_relu.dynamics import (
     integrate,
 )
 from thalweg.solvable.two_layer_relu.families import Family, families
+from thalweg.solvable.two_layer_relu.growth import Growth, grow
 from thalweg.solvable.two_layer_relu.jacobian import FlowJacobian, ode_jacobian
 from thalweg.solvable.two_layer_relu.reduction import Reduction, Spectrum
 from thalweg.solvable.two_layer_relu.simulation import simulate_sgd
@@ -303,6 +304,13 @@ class ReLUTeacherStudent(Landscape):
     def steepest_birth(self, W: Array, seed: int = 0) -> tuple[float, Tensor]:
         """Return min over unit u of `dead_direction`, and u: negative iff it helps."""
         return steepest_birth(self._one_student("W", W), self.V, seed)
+
+    def grow(self, W: Array, seed: int = 0) -> Growth:
+        """Add a neuron to a minimum W (K, d) in each way that helps, and descend.
+
+        See `thalweg.solvable.two_layer_relu.growth.grow`.
+        """
+        return grow(self._one_student("W", W), self.V, self.d, seed)
 
     def zero_path(self, W0: Array, W1: Array) -> Float[Tensor, "corners K d"]:
         """Return the corners of a piecewise linear path of zero loss from W0 to W1.
