@@ -27,7 +27,8 @@ def test_no_claim_is_contradicted(quick):
 def test_its_files_hold_the_families(quick):
     folder, study = quick
     assert "two-layer-relu" in [info.name for info in list_studies()]
-    assert (folder / "report.html").stat().st_size > 10_000
+    report = (folder / "report.html").read_text()
+    assert "One student more" in report and "Ways down" in report
     stored = xarray.open_dataset(folder / "families.nc", engine="h5netcdf")
     assert stored.attrs["format"] == "1"
     assert int(stored["count"].sum()) == 300
@@ -35,6 +36,12 @@ def test_its_files_hold_the_families(quick):
     assert "[7, 1]" in stored["isotropy"].values
     record = json.loads((folder / "claims.json").read_text())
     assert len(record["claims"]) == len(study.claims)
+
+
+def test_one_student_more_leads_down_from_every_spurious_minimum(quick):
+    _, study = quick
+    (claim,) = (c for c in study.claims if "One student more turns" in c.claim)
+    assert (claim.measured, claim.verdict) == (0, "supported")
 
 
 def test_resuming_gives_the_same_numbers(quick):

@@ -14,6 +14,7 @@ from thalweg.studies.two_layer_relu.measurements import (
     SCALES,
     descents,
     fractions,
+    grown,
     joined,
     make_teacher,
     one_pass_sgd,
@@ -21,6 +22,7 @@ from thalweg.studies.two_layer_relu.measurements import (
 from thalweg.studies.two_layer_relu.paper_claims import (
     claim_on_correlated,
     claim_on_reduction,
+    claims_on_growth,
     claims_on_sgd,
     claims_on_symmetry,
     claims_on_widths,
@@ -28,6 +30,7 @@ from thalweg.studies.two_layer_relu.paper_claims import (
 from thalweg.studies.two_layer_relu.sections import (
     families_dataset,
     families_section,
+    growth_section,
     sgd_section,
     spectra_section,
     widths_section,
@@ -70,12 +73,14 @@ def run(
     land = ReLUTeacherStudent(make_teacher(teacher, M), K)
     ends = [descents(land, s, starts, store, f"{teacher}-{M}-{K}") for s in seeds]
     found = land.families(joined(ends))
+    more = grown(land, found)
     widths = fractions(scale, seeds, store)
     sgd, exact = one_pass_sgd(scale, seeds, store)
     claims = (
         *claims_on_widths(widths),
         claim_on_correlated(scale, seeds, store),
         *claims_on_symmetry(),
+        *(claims_on_growth(more) if teacher == "orthonormal" and M == K else ()),
         claim_on_reduction(),
         *claims_on_sgd(sgd, exact),
     )
@@ -87,6 +92,7 @@ def run(
     sections = (
         families_section(teacher, land, found),
         spectra_section(land, found),
+        growth_section(more),
         widths_section(widths),
         sgd_section(sgd),
     )

@@ -13,7 +13,7 @@ from thalweg.errors import InputError
 from thalweg.provenance import attributes
 from thalweg.seeding import normal
 from thalweg.solvable import ReLUTeacherStudent
-from thalweg.solvable.two_layer_relu import Descents, wilson
+from thalweg.solvable.two_layer_relu import Descents, Family, Growth, wilson
 from thalweg.studies.store import StudyStore
 
 TEACHERS = ("orthonormal", "correlated", "gaussian")
@@ -91,6 +91,14 @@ def spurious(
     key = f"{teacher}-{M}-{K}"
     ends = joined([descents(land, seed, n, store, key) for seed in seeds])
     return int((ends.loss > 1e-10).sum()), len(ends)
+
+
+def grown(
+    land: ReLUTeacherStudent, found: tuple[Family, ...], most: int = 6
+) -> tuple[tuple[Family, Growth], ...]:
+    """Return where one student more leads from the lowest strict minima."""
+    strict = [f for f in found if f.what.kind == "minimum"]
+    return tuple((f, land.grow(f.W)) for f in strict[:most])
 
 
 def fractions(

@@ -6,6 +6,7 @@ import xarray
 
 from thalweg.seeding import normal
 from thalweg.solvable import ReLUTeacherStudent
+from thalweg.solvable.two_layer_relu import Family, Growth
 from thalweg.studies.claims import Claim, judge
 from thalweg.studies.store import StudyStore
 from thalweg.studies.two_layer_relu.measurements import Scale, make_teacher, spurious
@@ -117,6 +118,24 @@ def claims_on_symmetry() -> tuple[Claim, ...]:
             ),
             None,
             "supported" if agree else "contradicted",
+        ),
+    )
+
+
+def claims_on_growth(
+    grown: tuple[tuple[Family, Growth], ...],
+) -> tuple[Claim, ...]:
+    """Judge whether one student more leads down from every spurious minimum found."""
+    spurious = [growth for family, growth in grown if family.what.level == "spurious"]
+    kept = sum(growth.survives for growth in spurious)
+    return (
+        Claim(
+            "One student more turns the spurious minima of an orthonormal teacher and "
+            f"K = M into saddles (of the {len(spurious)} lowest found: how many it "
+            "does not)",
+            kept,
+            None,
+            judge(float(kept), at_most=0.0) if spurious else "not seen at this scale",
         ),
     )
 

@@ -8,7 +8,7 @@ import xarray
 from thalweg.provenance import attributes
 from thalweg.reporting import Figure, Section, Table, Text, line_figure
 from thalweg.solvable import ReLUTeacherStudent
-from thalweg.solvable.two_layer_relu import Family
+from thalweg.solvable.two_layer_relu import Family, Growth
 
 FORMAT = 1  # of the families' dataset
 
@@ -118,6 +118,40 @@ def spectra_section(land: ReLUTeacherStudent, found: tuple[Family, ...]) -> Sect
         rank, spectra, x_label="rank", y_label="eigenvalue", scale="linear"
     )
     return Section("Spectra", (text, Figure(figure, "One line a family.")))
+
+
+def growth_section(grown: tuple[tuple[Family, Growth], ...]) -> Section:
+    """Return the hierarchy: where one student more leads from the lowest minima."""
+    text = Text(
+        "A neuron split in two leaves the function as it is and adds the curvature of "
+        "the table along the difference of the halves; a new neuron changes the loss "
+        "with the given slope. Where one of them is negative the minimum turns into a "
+        "saddle, and descents from there end at the losses on the right. Zero is a "
+        "loss below 1e-10; the slope is the lowest that a local search found."
+    )
+    columns = (
+        "Loss", "Curvature of a split, lowest", "highest", "Slope of a new neuron",
+        "Ways down", "Lowest loss reached", "Highest",
+    )  # fmt: skip
+    rows = []
+    for family, growth in grown:
+        reached: tuple[int, float | str, float | str] = (0, "", "")
+        if growth.ends is not None:
+            losses = growth.ends.loss
+            losses = losses.where(losses > 1e-10, 0.0)
+            reached = len(losses), float(losses.min()), float(losses.max())
+        split = growth.split
+        rows.append(
+            (
+                family.loss,
+                float(split.min()),
+                float(split.max()),
+                growth.birth,
+                *reached,
+            )
+        )
+    table = Table(columns, rows, "The lowest strict minima, at one student more.")
+    return Section("One student more", (text, table))
 
 
 def widths_section(widths: xarray.Dataset) -> Section:
