@@ -253,6 +253,16 @@ def test_a_point_where_the_loss_is_nan_is_reported_with_its_surroundings(tmp_pat
     assert rebuild_report(tmp_path / "o") == found.report
 
 
+def test_a_network_of_zeros_is_a_saddle(tmp_path):
+    land = network()
+    land = land.at(torch.zeros_like(land.origin))
+    found = survey(land, plan=plan_of(land), notes=["said first"])
+    assert found.summary["verdict"]["kind"] == "saddle"
+    assert "adaptive" not in " ".join(found.summary["figures"]["sharpness"])
+    assert found.datasets["surface"].attrs["directions"].count('"unit"')
+    assert "note: said first" in found.describe()
+
+
 def test_a_point_that_is_not_finite_is_refused(tmp_path):
     land = quadratic()
     broken = land.at(torch.full((7,), float("nan"), dtype=torch.float64))
@@ -283,6 +293,8 @@ def test_bad_options_are_refused():
         survey(quadratic(), memory="lots")
     with pytest.raises(InputError, match="no name matches"):
         survey(quadratic(), layers="fc.*")
+    with pytest.raises(InputError, match="two dimensions at least"):
+        survey(Quadratic(torch.eye(1)))
     with pytest.raises(InputError, match="no step"):
         survey(quadratic(), only="everything")
 

@@ -50,6 +50,16 @@ def test_weight_decay_is_named_where_it_explains_the_gradient():
     assert "--weight-decay" not in text
 
 
+def test_weight_decay_is_named_at_a_saddle_of_the_loss_without_it():
+    facts = replace(STATIONARY, curvature=-0.1, decay=0.01, decay_share=0.99)
+    verdict = judge(facts)
+    assert verdict.kind == "saddle"
+    assert "--weight-decay 0.01" in " ".join(verdict.reasons)
+    # Where nothing speaks against a minimum there is nothing to explain.
+    text = " ".join(judge(replace(facts, curvature=0.1)).reasons)
+    assert "--weight-decay" not in text
+
+
 def test_without_examples_the_gradient_is_held_against_its_scale():
     facts = replace(STATIONARY, gradient_error=None, scale=10.0)
     assert judge(replace(facts, gradient_norm=1e-6)).kind != "not stationary"

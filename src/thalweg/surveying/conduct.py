@@ -108,10 +108,15 @@ def survey(
         notes: Remarks for the report, before its warnings.
 
     Raises:
-        InputError: An option is not understood, or the landscape stands nowhere or at
-            a point that is not finite.
+        InputError: An option is not understood, or the landscape stands nowhere, at
+            a point that is not finite, or has one dimension.
         StoreError: `out` holds another survey.
     """
+    if landscape.dim < 2:
+        raise InputError(
+            "a survey needs two dimensions at least; a landscape of one is a line: use "
+            "`ti.surface(landscape, torch.ones(1, 1), [axis])`"
+        )
     bad = int((~torch.isfinite(landscape.point())).sum())
     if bad:
         raise InputError(

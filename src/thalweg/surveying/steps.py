@@ -242,7 +242,13 @@ def _or_nan(value: float | None) -> float:
 def surface(context: Context) -> "xr.Dataset":
     """A surface along two random directions, filter-normalized where that applies."""
     plan, land = context.plan, context.land
-    directions = ti.random_directions(land, min(2, land.dim), seed=plan.seed)
+    still = not bool(land.point().any())  # then there are no filter norms
+    directions = ti.random_directions(
+        land,
+        min(2, land.dim),
+        normalize="unit" if still else "auto",
+        seed=plan.seed,
+    )
     axis = np.linspace(-plan.extent, plan.extent, plan.surface_points)
     return _surface(context, "surface", directions, axis)
 

@@ -166,8 +166,9 @@ def describe(summary: Mapping[str, object], report: Path | None) -> str:
     figures = summary["figures"]
     assert isinstance(figures, Mapping)
     lines += [f"{label:<28}{text}" for label, text in _rows(figures)]
-    warned = summary["warnings"]
-    assert isinstance(warned, list)
+    noted, warned = summary["notes"], summary["warnings"]
+    assert isinstance(noted, list) and isinstance(warned, list)
+    lines += [f"note: {message}" for message in noted]
     lines += [f"warning: {message}" for message in warned]
     if report is not None:
         lines.append(f"report: {report}")

@@ -60,14 +60,16 @@ def judge(facts: Facts) -> Verdict:
             f"A unit vector v has vᵀHv = {curvature:.3g} < 0: the loss falls both ways "
             "along it, to second order."
         )
-    if not _stationary(facts):
-        if facts.decay > 0 and facts.decay_share >= EXPLAINED:
-            reasons.append(
-                f"Weight decay explains {facts.decay_share:.0%} of ‖g‖, with a fitted "
-                f"coefficient of {facts.decay:.2g}: a network trained with weight "
-                "decay is stationary only for the loss with its penalty. Survey that "
-                f"sum with --weight-decay {facts.decay:.2g}."
-            )
+    stationary = _stationary(facts)
+    decayed = facts.decay > 0 and facts.decay_share >= EXPLAINED
+    if decayed and (negative or not stationary):
+        reasons.append(
+            f"Weight decay explains {facts.decay_share:.0%} of ‖g‖, with a fitted "
+            f"coefficient of {facts.decay:.2g}: a network trained with weight decay is "
+            "stationary, and at a minimum, only for the loss with its penalty. Survey "
+            f"that sum with --weight-decay {facts.decay:.2g}."
+        )
+    if not stationary:
         return Verdict("not stationary", "Not a stationary point", tuple(reasons))
     if negative:
         return Verdict("saddle", "A saddle", tuple(reasons))
