@@ -292,6 +292,26 @@ def test_a_last_batch_of_fewer_examples_counts_by_them():
     assert found.stderr == pytest.approx(float(spread.sqrt()), rel=1e-12)
 
 
+class Walled(Quadratic):
+    """A quadratic that has no value beyond a distance of ½."""
+
+    def loss(self, points):
+        values = super().loss(points)
+        return torch.where(points.norm(dim=-1) > 0.5, float("nan"), values)
+
+    def value_and_gradient(self, points):
+        return self.loss(points), super().value_and_gradient(points)[1]
+
+
+@pytest.mark.parametrize("kind", ["zeroth", "keskar", "average", "pac_bayes"])
+def test_a_loss_that_is_nan_in_the_ball_is_said(kind):
+    land = Walled(torch.eye(3).double())
+    found = ti.sharpness(land, kind, 1.0, rise=0.4)
+    assert "the loss is NaN at" in found.note
+    within = ti.sharpness(land, kind, 0.01, sigma=1e-3, rise=1e-6)
+    assert "NaN" not in within.note and math.isfinite(within.value)
+
+
 def test_stationary_points_are_said():
     land = quadratic(5, definite=True)
     found = ti.sharpness(land, "zeroth", method="one_step")

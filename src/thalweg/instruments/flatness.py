@@ -179,6 +179,9 @@ def sharpness(
             found = relative_flatness(piece, area, layers, samples, seed, exact)
         else:
             found = _measure(area, base, kind, search, sigma, samples, rise)
+        if area.undefined:
+            nan = f"the loss is NaN at {area.undefined} of the points looked at"
+            found = found._replace(note="; ".join(filter(None, [found.note, nan])))
         return found, base, area.evaluations
 
     pieces = [land] if m is None else _batches(land, m)

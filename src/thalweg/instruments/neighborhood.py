@@ -21,6 +21,8 @@ ROWS_BYTES = 64 * 2**20
 class Neighborhood(Landscape):
     """u -> L(θ + T u) with a positive diagonal T, standing at 0; counts what it costs.
 
+    `evaluations` counts passes and products, `undefined` the losses that were NaN.
+
     Args:
         land: L.
         point: θ.
@@ -30,7 +32,7 @@ class Neighborhood(Landscape):
     def __init__(self, land: Landscape, point: Tensor, scale: Tensor | None) -> None:
         super().__init__(land.dim, origin=torch.zeros_like(point), layout=land.layout)
         self.land, self.base, self.scale = land, point, scale
-        self.evaluations = 0
+        self.evaluations = self.undefined = 0
 
     @property
     def rows(self) -> int:
@@ -45,12 +47,15 @@ class Neighborhood(Landscape):
     def loss(self, points: Tensor) -> Tensor:
         """Return the loss at θ + T u."""
         self.evaluations += points[..., 0].numel()
-        return self.land.loss(self.embed(points))
+        values = self.land.loss(self.embed(points))
+        self.undefined += int(values.isnan().sum())
+        return values
 
     def value_and_gradient(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Return the loss and T times the gradient."""
         self.evaluations += points[..., 0].numel()
         values, gradients = self.land.value_and_gradient(self.embed(points))
+        self.undefined += int(values.isnan().sum())
         return values, gradients if self.scale is None else gradients * self.scale
 
     def hessian(self, point: Tensor) -> LinearOperator:
