@@ -173,6 +173,19 @@ def test_simulated_sgd_approaches_the_equations_as_the_root_of_dimension():
     assert float((gap.mean(0).abs() / error).max()) < 4.5  # 24 figures at once
 
 
+def test_an_integration_leaves_ordinary_tensors():
+    """Its inference mode reaches neither the tables that are kept nor the results."""
+    from thalweg.solvable.two_layer_relu import moments
+
+    tables = (moments._indices, moments._rule)
+    for table in tables:
+        table.cache_clear()
+    path = ReLUTeacherStudent(eye(2), 2, d=4).ode(draw(2, 4), 0.2, t_max=0.1, record=2)
+    kept = (*moments._indices(2, 4), *moments._rule(16))
+    for tensor in (path.Q, path.R, path.loss, *kept):
+        assert not tensor.is_inference()
+
+
 def test_zero_loss_is_a_fixed_point_until_labels_are_noisy():
     land = ReLUTeacherStudent(eye(2), 2)
     Q, R, P = land.overlaps(eye(2))

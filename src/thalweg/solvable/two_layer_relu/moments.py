@@ -76,7 +76,9 @@ def _factor(values: Tensor, vectors: Tensor) -> Tensor:
     return vectors * torch.where(values > floor, values, 0.0).sqrt()[:, None]
 
 
+# What is kept must be ordinary tensors, also if an integration asks first.
 @functools.lru_cache(maxsize=32)
+@torch.inference_mode(False)
 def _indices(m: int, n: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return the quadruples i <= j, a <= b, (L, 4), and where they belong in J."""
     i, j = torch.triu_indices(m, m)
@@ -267,6 +269,7 @@ class _Tables:
 
 
 @functools.lru_cache(maxsize=8)
+@torch.inference_mode(False)
 def _rule(nodes: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return 1 - t = (1 - x)², t and two columns of weights, smooth in √(1 - t).
 
