@@ -253,6 +253,22 @@ def test_a_point_where_the_loss_is_nan_is_reported_with_its_surroundings(tmp_pat
     assert rebuild_report(tmp_path / "o") == found.report
 
 
+def test_a_network_of_one_output_has_a_row_for_its_one_bias():
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(40, 5, generator=generator).double()
+    model = mlp((5, 3, 1), seed=0).double()
+    land = NetworkLandscape(model, functional.mse_loss, (x, x[:, :1].sin()))
+    table = survey(land, plan=plan_of(land, steps=("point", "layers"))).datasets[
+        "layers"
+    ]
+    dense = land.hessian(land.origin).dense()
+    for block, value in zip(land.layout.blocks, table["top_eigenvalue"], strict=True):
+        part = dense[block.slice, block.slice]
+        top = float(torch.linalg.eigvalsh(part)[-1])
+        assert float(value) == pytest.approx(top, rel=1e-10)
+    assert block.size == 1 and (table["converged"] == 1).all()
+
+
 def test_a_network_of_zeros_is_a_saddle(tmp_path):
     land = network()
     land = land.at(torch.zeros_like(land.origin))

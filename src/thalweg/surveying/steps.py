@@ -327,17 +327,7 @@ def layers(context: Context) -> "xr.Dataset":
         traces = ti.block_traces(
             hessian, land.layout, probes=plan.layer_probes, seed=plan.seed
         )
-        top = [
-            ti.top_eigenpairs(
-                hessian.submatrix(name),
-                1,
-                tol=1e-2,
-                max_products=plan.layer_products,
-                memory=plan.memory,
-                seed=plan.seed,
-            )
-            for name in names
-        ]
+        top = [_largest(hessian.submatrix(name), plan) for name in names]
         context.release()
         flatness = _relative_flatness(context)
         meter.add(products=hessian.products - before, gradients=1)
@@ -345,8 +335,8 @@ def layers(context: Context) -> "xr.Dataset":
         {
             "trace": ("layer", [traces[name].value for name in names]),
             "trace_stderr": ("layer", [traces[name].stderr for name in names]),
-            "top_eigenvalue": ("layer", [float(pair.values[0]) for pair in top]),
-            "converged": ("layer", [int(pair.converged[0]) for pair in top]),
+            "top_eigenvalue": ("layer", [value for value, _ in top]),
+            "converged": ("layer", [int(converged) for _, converged in top]),
             "gradient_norm": (
                 "layer",
                 [ti.norm(gradient[n].reshape(-1)) for n in names],
@@ -361,6 +351,21 @@ def layers(context: Context) -> "xr.Dataset":
         coords={"layer": names},
         attrs=context.attributes(meter),
     )
+
+
+def _largest(part: LinearOperator, plan: Plan) -> tuple[float, bool]:
+    """Return the largest eigenvalue, exact where that takes no more products."""
+    if part.dim <= plan.layer_products:
+        return float(torch.linalg.eigvalsh(part.dense().double())[-1]), True
+    found = ti.top_eigenpairs(
+        part,
+        1,
+        tol=1e-2,
+        max_products=plan.layer_products,
+        memory=plan.memory,
+        seed=plan.seed,
+    )
+    return float(found.values[0]), bool(found.converged[0])
 
 
 def _relative_flatness(context: Context) -> dict[str, float]:
