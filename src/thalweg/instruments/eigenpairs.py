@@ -98,7 +98,7 @@ def top_eigenpairs(
     Cost: at least 2k products and k for the residuals; 4 m dim flops a product for the
     orthogonalization against m vectors.
 
-    Example:
+    Examples:
         >>> from thalweg import Quadratic
         >>> land = Quadratic(torch.diag(torch.tensor([4.0, 2.0, 1.0, -1.0])))
         >>> pairs = top_eigenpairs(land.hessian(land.origin), 2)

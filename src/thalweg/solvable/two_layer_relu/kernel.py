@@ -86,7 +86,7 @@ def relu_loss(Q: Array, R: Array, P: Array) -> Tensor:
     Raises:
         InputError: See `as_overlaps`.
 
-    Example:
+    Examples:
         >>> I = torch.eye(2, dtype=torch.float64)
         >>> float(relu_loss(I, I, I))
         0.0

@@ -57,7 +57,7 @@ class ReLUTeacherStudent(Landscape):
     Raises:
         InputError: K < 1, d < d0, or a teacher that cannot be used.
 
-    Example:
+    Examples:
         >>> land = ReLUTeacherStudent(torch.eye(3, dtype=torch.float64), K=3)
         >>> float(land.loss(land.point(torch.eye(3, dtype=torch.float64))))
         0.0
