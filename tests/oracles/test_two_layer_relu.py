@@ -65,3 +65,41 @@ def test_the_barrier_between_two_zeros_is_the_exact_one():
     middle = torch.full((2, 2), 0.5, dtype=torch.float64)
     exact = float(student_loss(middle, land.V))
     assert found.value == pytest.approx(exact, abs=1e-12)
+
+
+def test_the_density_in_high_dimension_is_that_of_S_with_outliers():
+    """At W = V of width 3, S has eigenvalues ¼, ¼ and 1, each d - 3 times."""
+    k, d = 3, 60
+    land = orthonormal(k, d)
+    W = torch.eye(k, d, dtype=torch.float64)
+    exact = land.spectrum(W)
+    H = land.hessian(land.point(W))
+    spectrum = ti.spectral_density(H, probes=100, steps=30)
+    for order in (1, 2, 3):
+        found = ti.spectral_moment(spectrum, order)
+        moment = float((exact.values**order).mean())
+        assert abs(found.value - moment) <= 4 * found.stderr + 1e-12
+    assert float(spectrum["nodes"].max()) == pytest.approx(exact.largest, abs=1e-10)
+    weights = (
+        spectrum["weights"].values / spectrum["weights"].sum("step").values[:, None]
+    )
+    for value, copies in ((0.25, 2), (1.0, 1)):
+        near = np.abs(spectrum["nodes"].values - value) < 1e-6
+        mass = np.where(near, weights, 0.0).sum(1)
+        share = copies * (d - k) / (k * d)
+        error = mass.std(ddof=1) / np.sqrt(len(mass))
+        assert abs(mass.mean() - share) <= 4 * error
+
+
+def test_a_slice_is_the_closed_form_with_its_derivatives():
+    land = orthonormal(3, 4)
+    W = torch.eye(3, 4, dtype=torch.float64) + 0.1
+    directions = ti.random_directions(land, 2, seed=2, at=land.point(W))
+    slice_ = land.restrict(land.point(W), directions.basis)
+    x = torch.tensor([0.3, -0.2], dtype=torch.float64)
+    point = land.point(W) + directions.basis @ x
+    torch.testing.assert_close(slice_.loss(x), land.loss(point))
+    B = directions.basis
+    torch.testing.assert_close(slice_.gradient(x), B.T @ land.gradient(point))
+    inner = B.T @ land.hessian(point).dense() @ B
+    torch.testing.assert_close(slice_.hessian(x).dense(), inner)
