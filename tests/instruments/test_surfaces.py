@@ -9,7 +9,7 @@ import torch
 from thalweg import instruments as ti
 from thalweg.errors import ExecutionError, InputError, StoreError, StructureError
 from thalweg.execution import ProcessExecutor
-from thalweg.landscapes import Landscape, Quadratic
+from thalweg.landscapes import Landscape, NetworkLandscape, Quadratic
 
 AXES = [np.linspace(-1, 1, 5), np.array([2.0, 0.5, -3.0])]
 
@@ -289,3 +289,22 @@ def test_directions_and_float32():
     assert data.attrs["seed"] == "3"
     assert json.loads(data.attrs["directions"])["kind"] == "random"
     assert all(type(value) is str for value in data.attrs.values())
+
+
+def test_metrics_of_a_failed_point_are_nan_and_those_of_others_are_kept():
+    class Fragile(torch.nn.Linear):
+        def forward(self, x):
+            if float(self.weight.detach().abs().max()) > 1:
+                raise ArithmeticError("too large")
+            return super().forward(x)
+
+    x, y = torch.eye(3).double(), torch.tensor([0, 1, 1])
+    model = Fragile(3, 2, bias=False).double()
+    model.weight.data.fill_(0.1)
+    land = NetworkLandscape(
+        model, torch.nn.functional.cross_entropy, (x, y), on_error="record"
+    )
+    ones = torch.ones(land.dim, 1, dtype=torch.float64)
+    data = ti.surface(land, ones, [[-2.0, 0.0, 0.5, 2.0]])
+    np.testing.assert_array_equal(data["status"], [4, 0, 0, 4])
+    assert np.isnan(data["accuracy"].values).tolist() == [True, False, False, True]

@@ -269,6 +269,31 @@ def test_a_network_of_one_output_has_a_row_for_its_one_bias():
     assert block.size == 1 and (table["converged"] == 1).all()
 
 
+def kinds_of_landscapes():
+    land = network()
+    basis = torch.randn(land.dim, 3, generator=torch.Generator().manual_seed(0))
+    states = [mlp((5, 4, 3), seed=i).state_dict() for i in range(3)]
+    model = torch.nn.Sequential(torch.nn.Linear(5, 3), torch.nn.Dropout(0.3))
+    x, y = torch.ones(6, 5), torch.arange(6) % 3
+    data = x * torch.linspace(-1, 1, 6)[:, None], y
+    yield "restricted", land.restrict(land.origin, basis)
+    yield "between", land.between(*states)
+    yield "sum", land + 0.5 * land
+    options = {"mode": "train", "stochastic": "fix"}
+    yield "dropout", NetworkLandscape(model, functional.cross_entropy, data, **options)
+
+
+@pytest.mark.parametrize("name", ["restricted", "between", "sum", "dropout"])
+def test_every_kind_of_landscape_is_surveyed(name):
+    land = dict(kinds_of_landscapes())[name]
+    plan = plan_of(land, sharpness_steps=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = survey(land, plan=plan)
+    assert set(found.datasets) == set(survey_steps_of(land))
+    assert found.finite and found.summary["verdict"] is not None
+
+
 def test_a_network_of_zeros_is_a_saddle(tmp_path):
     land = network()
     land = land.at(torch.zeros_like(land.origin))

@@ -254,10 +254,12 @@ def losses(plane: Plane, coordinates: np.ndarray) -> Arrays:
             rows = land.evaluate_each(plane.walk(coordinates))
             if _failures(land) > before:  # it records them itself, as NaN
                 result["failed"] |= np.isnan([row["loss"] for row in rows])
-            for key in rows[0]:
+            for key in dict.fromkeys(key for row in rows for key in row):
                 metric = key if single else f"{name}_{key}"
                 column = name if key == "loss" else metric
-                result[column] = np.array([float(row[key]) for row in rows])
+                result[column] = np.array(
+                    [float(row.get(key, np.nan)) for row in rows]  # of a failed point
+                )
         else:
             with torch.no_grad():
                 values = land.loss(plane.points(coordinates))

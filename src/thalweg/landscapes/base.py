@@ -158,7 +158,9 @@ class RestrictedLandscape(Landscape):
     def hessian(self, point: Tensor) -> LinearOperator:
         """Return basisᵀ H basis as an operator of dimension k."""
         return RestrictedOperator(
-            self.full.hessian(self.embed(self._checked(point))), self.basis
+            self.full.hessian(self.embed(self._checked(point))),
+            self.basis,
+            self.layout,
         )
 
     def describe(self) -> dict[str, object]:

@@ -112,7 +112,8 @@ class BetweenLandscape(Landscape):
     def hessian(self, point: Tensor) -> LinearOperator:
         """Return basisᵀ H basis, the buffers constant."""
         c = self._checked(point)
-        return RestrictedOperator(self.placed(c).hessian(self.embed(c)), self.basis)
+        full = self.placed(c).hessian(self.embed(c))
+        return RestrictedOperator(full, self.basis, self.layout)
 
     def describe(self) -> dict[str, object]:
         """Return the full landscape's description and the dimension."""

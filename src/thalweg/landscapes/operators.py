@@ -359,8 +359,18 @@ class Submatrix(LinearOperator):
 class RestrictedOperator(LinearOperator):
     """BᵀAB for a basis B of shape (dim, k)."""
 
-    def __init__(self, operator: LinearOperator, basis: "LinearMap") -> None:
-        super().__init__(basis.shape[1], dtype=operator.dtype, device=operator.device)
+    def __init__(
+        self,
+        operator: LinearOperator,
+        basis: "LinearMap",
+        layout: Layout | None = None,
+    ) -> None:
+        super().__init__(
+            basis.shape[1],
+            dtype=operator.dtype,
+            device=operator.device,
+            layout=layout,
+        )
         self.operator, self.basis = operator, basis
 
     def _product(self, v: Tensor) -> Tensor:

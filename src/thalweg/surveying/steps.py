@@ -82,7 +82,7 @@ def point(context: Context) -> "xr.Dataset":
         values |= _norms(gradient, theta)
         values["precision"] = torch.finfo(theta.dtype).eps
         meter.add(forward=1, gradients=1)
-        if isinstance(land, NetworkLandscape) and land.rows > 1:
+        if isinstance(land, NetworkLandscape) and _has_rows(land):
             values |= _sampling(land, plan, meter)
             if "accuracy" in values:  # a mean of zeros and ones
                 p = values["accuracy"]
@@ -91,6 +91,11 @@ def point(context: Context) -> "xr.Dataset":
         {name: ((), value) for name, value in values.items()},
         attrs=context.attributes(meter),
     )
+
+
+def _has_rows(land: NetworkLandscape) -> bool:
+    """Say whether rows have losses of their own: in train mode they share a batch."""
+    return land.rows > 1 and land.mode == "eval"
 
 
 def _norms(gradient: Tensor, theta: Tensor) -> dict[str, float]:

@@ -44,7 +44,7 @@ def survey_target(
     land = loaded.landscape
     notes = list(loaded.notes)
     if isinstance(land, NetworkLandscape):
-        if _in_training(land.model):
+        if land.mode == "eval" and _in_training(land.model):
             notes.append(
                 "The model is in train mode; it was surveyed in eval mode (running "
                 "batch-norm statistics, no dropout)."
