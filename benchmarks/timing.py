@@ -8,12 +8,15 @@ from collections.abc import Callable
 
 
 def race(
-    contenders: dict[str, Callable[[], object]], repeats: int
+    contenders: dict[str, Callable[[], object]], repeats: int, *, warm: bool = False
 ) -> dict[str, dict[str, object]]:
-    """Return the median CPU seconds and the result of each, or why it was skipped."""
+    """Return the median CPU seconds and the result of each, or why it was skipped.
+
+    With `warm` each runs once more, first and uncounted.
+    """
     report: dict[str, dict[str, object]] = {}
     times: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(repeats):
+    for turn in range(repeats + warm):
         for name, work in contenders.items():
             if "skipped" in report.get(name, {}):
                 continue
@@ -21,14 +24,16 @@ def race(
                 with contextlib.redirect_stdout(io.StringIO()):
                     started = time.process_time()
                     result = work()
-                    times[name].append(time.process_time() - started)
+                    taken = time.process_time() - started
+                    if turn or not warm:
+                        times[name].append(taken)
             except Exception as error:  # a peer's failure is a figure of its own
                 report[name] = {"skipped": f"{type(error).__name__}: {error}"}
                 continue
             report[name] = {"result": result}
     ours = statistics.median(times["thalweg"])
-    for name, taken in times.items():
+    for name, counted in times.items():
         if "skipped" not in report[name]:
-            seconds = statistics.median(taken)
+            seconds = statistics.median(counted)
             report[name] |= {"cpu_seconds": seconds, "ratio_to_ours": seconds / ours}
     return report
