@@ -106,6 +106,7 @@ def test_a_saddle_is_called_one_and_its_direction_kept(tmp_path):
     plan = plan_of(land, steps=("point", "eigenvalues"))
     found = survey(land, out=tmp_path / "s", plan=plan)
     assert found.summary["verdict"]["kind"] == "saddle"
+    assert any("saddle, not a minimum" in text for text in found.summary["warnings"])
     from safetensors.torch import load_file
 
     v = load_file(tmp_path / "s" / "directions" / "descent.safetensors")["basis"][:, 0]

@@ -38,7 +38,7 @@ def summarize(
         },
         "figures": _figures(datasets),
         "notes": list(notes),
-        "warnings": [*plan.notes, *_warnings(datasets)],
+        "warnings": [*_saddle(verdict), *plan.notes, *_warnings(datasets)],
         "finite": _finite(datasets),
         "cost": _cost(datasets),
         "seed": plan.seed,
@@ -69,6 +69,15 @@ def _verdict(datasets: "Mapping[str, xr.Dataset]") -> Verdict | None:
             decay_share=float(point["decay_share"]),
         )
     )
+
+
+def _saddle(verdict: Verdict | None) -> list[str]:
+    if verdict is None or verdict.kind != "saddle":
+        return []
+    return [
+        "This is a saddle, not a minimum: figures that presume a minimum do not hold. "
+        "The direction v is kept in directions/descent.safetensors."
+    ]
 
 
 def _optional(dataset: "xr.Dataset", name: str) -> float | None:
