@@ -91,6 +91,21 @@ def test_a_multiple_eigenvalue_needs_a_block():
     np.testing.assert_allclose(pairs.values.numpy(), [5, 5, 5, 2], rtol=1e-10)
 
 
+def test_copies_that_may_be_missing_are_said():
+    # A peer's Lanczos lost eigenvalues without a word.
+    A = MatrixOperator(rotated([5.0, 5.0, 5.0, 2.0, 1.0, *np.linspace(-1, 0, 200)]))
+    single = ti.top_eigenpairs(A, 2, tol=1e-3)
+    np.testing.assert_allclose(single.values.numpy(), [5, 2], rtol=1e-3)
+    assert bool(single.converged.all()) and "need block=" in single.note
+    block = ti.top_eigenpairs(A, 2, block=3)
+    np.testing.assert_allclose(block.values.numpy(), [5, 5], rtol=1e-10)
+    assert "block=" not in block.note
+    small = MatrixOperator(rotated([5.0, 5.0, 1.0]))  # the whole space is spanned
+    found = ti.top_eigenpairs(small, 2)
+    np.testing.assert_allclose(found.values.numpy(), [5, 5], rtol=1e-10)
+    assert found.note == ""
+
+
 def test_the_identity_and_zero_have_every_copy():
     for scale in (1.0, 0.0):
         A = IdentityOperator(9, dtype=torch.float64, device=torch.device("cpu"))

@@ -18,6 +18,10 @@ from thalweg.landscapes import norm as length
 from thalweg.seeding import normal
 
 Which = Literal["LA", "SA", "LM", "BE"]
+ONE_START = (
+    "one random start finds one copy of an exactly multiple eigenvalue: more copies, "
+    "if there are any, need block="
+)
 DEFAULT_MEMORY = 1 << 30
 
 
@@ -66,7 +70,8 @@ def top_eigenpairs(
     a pair is tol·|θ|, for "SA" and the lower half of "BE" tol·|T| with |T| the largest
     Ritz value in modulus; a value that is zero to working precision is held to that.
 
-    One start vector finds one copy of a multiple eigenvalue; `block=b` finds b.
+    One start vector finds one copy of a multiple eigenvalue, and the note says so;
+    `block=b` finds b.
 
     Args:
         A: Symmetric operator of shape (dim, dim).
@@ -116,6 +121,8 @@ def top_eigenpairs(
         values, S, norm, restarts = _iterate(process, k, which, tol, limit - k)
         if restarts:
             note = f"{restarts} thick restarts with {rows} vectors" + note
+        if block == 1 and not process.complete:
+            note = "; ".join(filter(None, [note.removeprefix("; "), ONE_START]))
         vectors = process.vectors(S)
         del process  # its basis is the memory
     else:

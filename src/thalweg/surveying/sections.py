@@ -165,7 +165,8 @@ def _curvature(
         caption = (
             "Eigenvalues of the Hessian by Lanczos with full reorthogonalization. The "
             "residual |Hv - λv| is recomputed and bounds the distance to an "
-            f"eigenvalue. {int(found['products'])} products."
+            f"eigenvalue; of an exactly multiple one, one copy is found. "
+            f"{int(found['products'])} products."
         )
         figure = eigenvalue_figure(
             found["value"].values,
