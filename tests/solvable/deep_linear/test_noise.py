@@ -1,5 +1,6 @@
 """Minibatch noise against Monte Carlo; its peak against a grid."""
 
+import itertools
 import math
 
 import numpy as np
@@ -66,6 +67,59 @@ def test_variance_trace_and_products_agree_with_the_matrix():
     assert noise.variance(v) == pytest.approx(float(v @ C @ v), rel=1e-10)
     assert noise.trace() == pytest.approx(float(C.trace()), rel=1e-10)
     torch.testing.assert_close(noise @ v, C @ v, rtol=1e-10, atol=1e-10)
+
+
+def test_methods_of_the_landscape_agree_with_the_operator():
+    land = problem()
+    points, v = draw(2, 5, land.dim, seed=2), draw(land.dim, seed=3)
+    C = GaussianGradientCovariance(land, points[1, 2], B=3).dense()
+    assert float(land.noise_trace(points, 3)[1, 2]) == pytest.approx(float(C.trace()))
+    assert land.noise_variance(points[1, 2], v, 3) == pytest.approx(float(v @ C @ v))
+    product = land.noise_covariance_product(points[1, 2], v, 3)
+    torch.testing.assert_close(product, C @ v, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(("replacement", "B"), [(True, 3), (False, 3), (False, 7)])
+def test_noise_of_a_data_set_is_that_of_all_its_batches(replacement, B):
+    land, N = problem(), 7
+    point, v = draw(land.dim, seed=2), draw(land.dim, seed=3)
+    X, Y = draw(N, 3, seed=7), draw(N, 2, seed=8)
+
+    def example(p, x, y):
+        W1, W2 = p[:6].reshape(2, 3), p[6:].reshape(2, 2)
+        return 0.5 * (y - W2 @ (W1 @ x)).square().sum()
+
+    each = torch.func.vmap(torch.func.grad(example), (None, 0, 0))(point, X, Y)
+    pick = itertools.product if replacement else itertools.permutations
+    pools = {"repeat": B} if replacement else {"r": B}
+    batches = torch.tensor(list(pick(range(N), **pools)))
+    means = each[batches].mean(1)
+    centered = means - means.mean(0)
+    expected = centered.T @ centered / len(means)
+    kind = {"data": (X, Y), "replacement": replacement}
+    C = land.noise_covariance(point, B, **kind)
+    torch.testing.assert_close(C.dense(), expected, rtol=1e-10, atol=1e-12)
+    trace = land.noise_trace(point[None], B, **kind)
+    assert float(trace[0]) == pytest.approx(float(expected.trace()), abs=1e-12)
+    variance = land.noise_variance(point, v, B, **kind)
+    assert variance == pytest.approx(float(v @ expected @ v), abs=1e-12)
+
+
+def test_bad_data_sets():
+    land = problem()
+    point, X, Y = draw(land.dim), draw(5, 3), draw(5, 2)
+    for data, B, message in (
+        ((X, Y[:4]), 1, "inputs and targets must have as many rows"),
+        ((Y, X), 1, "inputs and targets must have 3 and 2 columns"),
+        ((X, Y), 6, "B must be at most the 5 examples without replacement, got 6"),
+        ((X, Y), 0, "B must be an integer of at least 1"),
+    ):
+        with pytest.raises(InputError, match=message):
+            land.noise_trace(point, B, data=data, replacement=False)
+    wide = DeepLinear(draw(80, 80), (80, 80))
+    data = draw(2, 80), draw(2, 80)
+    with pytest.raises(InputError, match="a dense covariance of 6400 parameters"):
+        wide.noise_covariance(draw(wide.dim), data=data).dense()
 
 
 @pytest.mark.parametrize("L", [1, 2, 3])

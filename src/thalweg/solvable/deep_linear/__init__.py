@@ -33,7 +33,10 @@ from thalweg.solvable.deep_linear.mode_flow import (
     learning_time,
     mode_strength,
 )
-from thalweg.solvable.deep_linear.noise import GaussianGradientCovariance
+from thalweg.solvable.deep_linear.noise import (
+    ExampleGradientCovariance,
+    GaussianGradientCovariance,
+)
 
 __all__ = [
     # the landscape
@@ -47,6 +50,7 @@ __all__ = [
     "mode_strength",
     "two_layer_flow",
     # minibatch noise
+    "ExampleGradientCovariance",
     "GaussianGradientCovariance",
     "NoisePeak",
     "PeakTimes",

@@ -279,6 +279,86 @@ class DeepLinear(Landscape):
             raise InputError(f"times cannot be reached: {solution.message}")
         return torch.from_numpy(solution.y.T[where]).to(start)
 
+    # Minibatch noise ----------------------------------------------------------------
+
+    def noise_covariance(
+        self,
+        point: Float[Tensor, " dim"],
+        B: int = 1,
+        *,
+        data: tuple[Tensor, Tensor] | None = None,
+        replacement: bool = True,
+    ) -> LinearOperator:
+        """Return the covariance of the gradient of a batch of B, as an operator.
+
+        Args:
+            point: Flat point.
+            B: Batch size.
+            data: Inputs (N, d_0) and targets (N, d_L) that batches are drawn from; by
+                default every example is fresh and Gaussian.
+            replacement: Whether an example of `data` may come twice in one batch.
+
+        Raises:
+            InputError: B < 1, or B > N without replacement.
+            StructureError: The data do not fit the widths.
+        """
+        # noise.py needs this class.
+        from thalweg.solvable.deep_linear import noise
+
+        if data is None:
+            return noise.GaussianGradientCovariance(self, point, B)
+        return noise.ExampleGradientCovariance(
+            self, point, *data, B, replacement=replacement
+        )
+
+    def noise_covariance_product(
+        self,
+        point: Float[Tensor, " dim"],
+        v: Float[Tensor, "dim *k"],
+        B: int = 1,
+        *,
+        data: tuple[Tensor, Tensor] | None = None,
+        replacement: bool = True,
+    ) -> Float[Tensor, "dim *k"]:
+        """Return C v with the covariance of `noise_covariance`."""
+        return self.noise_covariance(point, B, data=data, replacement=replacement) @ v
+
+    def noise_variance(
+        self,
+        point: Float[Tensor, " dim"],
+        direction: Float[Tensor, " dim"],
+        B: int = 1,
+        *,
+        data: tuple[Tensor, Tensor] | None = None,
+        replacement: bool = True,
+    ) -> float:
+        """Return the variance of <direction, gradient of a batch>.
+
+        See `noise_covariance`; memory of the size of a point.
+        """
+        from thalweg.solvable.deep_linear import noise
+
+        return noise.directional_variance(
+            self, point, direction, B, data=data, replacement=replacement
+        )
+
+    def noise_trace(
+        self,
+        points: Float[Tensor, "*batch dim"],
+        B: int = 1,
+        *,
+        data: tuple[Tensor, Tensor] | None = None,
+        replacement: bool = True,
+    ) -> Float[Tensor, "*batch"]:
+        """Return the summed variance of all parameters' gradients at every point.
+
+        See `noise_covariance`. Along a trajectory this is the full noise, next to
+        which `noise_peak` is that of one mode.
+        """
+        from thalweg.solvable.deep_linear import noise
+
+        return noise.noise_trace(self, points, B, data=data, replacement=replacement)
+
 
 class DeepLinearHessian(LinearOperator):
     """The Hessian of a `DeepLinear` at one point."""
