@@ -71,3 +71,11 @@ class DataWarning(ThalwegWarning):
 
 class DirectionWarning(ThalwegWarning):
     """Directions are used at another point than the one they were scaled at."""
+
+
+class DynamicsWarning(ThalwegWarning):
+    """A stochastic process explodes, or collapses onto a point."""
+
+
+class DegeneracyWarning(ThalwegWarning):
+    """Vectors are not unique: only the space that they span means anything."""

@@ -37,6 +37,17 @@ from thalweg.solvable.deep_linear.noise import (
     ExampleGradientCovariance,
     GaussianGradientCovariance,
 )
+from thalweg.solvable.deep_linear.stationary import (
+    PointMass,
+    StationaryDensity,
+    StationaryMoments,
+    approach_rate,
+    collapse_rate,
+    effective_temperature,
+    retention_probability,
+    stationary_density,
+    stationary_moments,
+)
 
 __all__ = [
     # the landscape
@@ -59,6 +70,16 @@ __all__ = [
     "mode_drift",
     "noise_peak",
     "peak_times",
+    # the stationary law
+    "PointMass",
+    "StationaryDensity",
+    "StationaryMoments",
+    "approach_rate",
+    "collapse_rate",
+    "effective_temperature",
+    "retention_probability",
+    "stationary_density",
+    "stationary_moments",
     # critical points
     "critical_point",
     "is_strict",
