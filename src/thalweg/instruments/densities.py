@@ -59,7 +59,7 @@ def spectral_density(
 
     Cost: probes · steps products and 2 probes · steps² dim flops.
 
-    Example:
+    Examples:
         >>> from thalweg import Quadratic
         >>> land = Quadratic(torch.diag(torch.tensor([4.0, 2.0, 1.0, -1.0])))
         >>> spectrum = spectral_density(land.hessian(land.origin), probes=2)

@@ -79,7 +79,7 @@ def surface(
         StoreError: The store holds something else.
         ExecutionError: A point failed, named by its chunk.
 
-    Example:
+    Examples:
         >>> from thalweg.landscapes import Quadratic
         >>> bowl = Quadratic(torch.diag(torch.tensor([2.0, 4.0])))
         >>> grid = surface(bowl, torch.eye(2), [[-1.0, 0.0, 1.0], [0.0, 1.0]])

@@ -59,7 +59,7 @@ def trace(
 
     Cost: m products and, with "xtrace", about 3 m² dim flops.
 
-    Example:
+    Examples:
         >>> from thalweg import Quadratic
         >>> land = Quadratic(torch.diag(torch.tensor([4.0, 2.0, 1.0, -1.0])))
         >>> trace(land.hessian(land.origin))

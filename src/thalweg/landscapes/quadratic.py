@@ -25,7 +25,7 @@ class Quadratic(Landscape):
         StructureError: A is not square or sizes differ.
         InputError: A is not symmetric or not finite.
 
-    Example:
+    Examples:
         >>> land = Quadratic(torch.diag(torch.tensor([3.0, -1.0])))
         >>> float(land.loss(torch.tensor([1.0, 1.0])))
         1.0

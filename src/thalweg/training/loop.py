@@ -100,7 +100,7 @@ def fit(
         CheckpointError: A checkpoint exists and `resume` is false, it cannot be read,
             or it belongs to a run with other arguments or data.
 
-    Example:
+    Examples:
         >>> def squared_error(model, batch, state):
         ...     inputs, targets = batch
         ...     return (model(inputs) - targets).square().mean()

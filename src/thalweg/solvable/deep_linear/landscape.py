@@ -63,7 +63,7 @@ class DeepLinear(Landscape):
         InputError: Widths, sigma, or a Sigma that is no covariance.
         StructureError: The teacher or Sigma does not fit the widths.
 
-    Example:
+    Examples:
         >>> land = DeepLinear(torch.eye(2), (2, 2, 2))
         >>> float(land.loss(torch.zeros(8)))
         1.0

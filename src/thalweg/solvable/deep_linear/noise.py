@@ -35,7 +35,7 @@ class GaussianGradientCovariance(LinearOperator):
     Raises:
         InputError: B < 1.
 
-    Example:
+    Examples:
         >>> import torch
         >>> land = DeepLinear(torch.eye(2), (2, 2), sigma=1.0)
         >>> noise = GaussianGradientCovariance(land, torch.eye(2).reshape(-1))

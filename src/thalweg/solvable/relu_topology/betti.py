@@ -90,7 +90,7 @@ def poincare_polynomial(
     Raises:
         InputError: d or e below 1, or c not finite.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> poincare_polynomial(np.array([1.0, -1.0]), d=3, e=1).coefficients
         (2, 0, 2)

@@ -59,7 +59,7 @@ def invariants(
         InputError: NaN or infinite weights, kappa or rtol out of range.
         ComplexWeightsError: Complex weights (a TypeError).
 
-    Example:
+    Examples:
         >>> import torch
         >>> invariants(torch.tensor([[3.0, 4.0]]), torch.tensor([[2.0]])).c
         array([21.])

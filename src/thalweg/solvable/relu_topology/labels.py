@@ -107,7 +107,7 @@ def components(
     Arguments and errors are those of `invariants`. On a locked neuron
     |w2| >= sqrt(-c / kappa) > 0, so that its sign cannot change along a path.
 
-    Example:
+    Examples:
         >>> import torch
         >>> w1, w2 = torch.tensor([[0.0, 1.0], [3.0, 0.0]]), torch.tensor([[2.0, 1.0]])
         >>> found = components(w1, w2)
