@@ -768,9 +768,13 @@ def test_models_of_many_kinds(kind):
     rows = land.example_gradients(p)
     torch.testing.assert_close(rows.mean(0), expected)
     assert torch.equal(land.gradient(p), land.gradient(p))
-    if kind is Checkpointed:
-        return
     q = p.clone().requires_grad_()
+    if kind is Checkpointed:
+        with pytest.raises(LossError, match="activation checkpointing.*`gradient`"):
+            land.loss(q)
+        with pytest.raises(RuntimeError):
+            torch.func.grad(land.loss)(p)
+        return
     (slope,) = torch.autograd.grad(land.loss(q), q, create_graph=True)
     v = torch.randn(land.dim).double()
     (product,) = torch.autograd.grad(slope @ v, q)

@@ -63,6 +63,7 @@ class Borrowing(Landscape):
     _workspace: Workspace | None
     _prepared: bool
     _rows_checked: bool
+    _graph_checked: bool
     _moving: bool
     _gradless: bool
 
@@ -315,6 +316,7 @@ class Borrowing(Landscape):
         }
         self._workspace = None
         self._prepared = self._rows_checked = self._moving = False
+        self._graph_checked = False
         self._gradless = True
 
     def _hang_buffers(self) -> None:

@@ -15,6 +15,7 @@ from thalweg.landscapes import _examples
 from thalweg.landscapes._accumulate import WeightedMean
 from thalweg.landscapes._batches import Batch, Batches
 from thalweg.landscapes._borrowing import Borrowing
+from thalweg.landscapes._differentiable import differentiated, loss_with_graph
 from thalweg.landscapes._metrics import Metrics, Totals
 from thalweg.landscapes._objective import Objective, resolve_form
 from thalweg.landscapes._state import install
@@ -190,9 +191,12 @@ class NetworkLandscape(CurvatureMethods, Borrowing):
         `points` require gradients (or torch.func transforms them) the result has a
         graph, which holds the activations of all batches: `value_and_gradient` needs
         those of one batch only.
+
+        Raises:
+            LossError: A graph is asked for, and the model checkpoints its activations.
         """
-        if _differentiated(points):
-            return self._loss_with_graph(points)
+        if differentiated(points):
+            return loss_with_graph(self, points)
         values = [total.loss for total in self._totals(points, metrics=False)]
         return self._stacked(values, points).reshape(points.shape[:-1])
 
@@ -299,7 +303,7 @@ class NetworkLandscape(CurvatureMethods, Borrowing):
             self.objective, loss=loss, form=resolve_form(loss, form)
         )
         other._metrics = Metrics(metrics, other.objective)
-        other._prepared = other._rows_checked = False
+        other._prepared = other._rows_checked = other._graph_checked = False
         other.failures = []
         return other
 
@@ -514,31 +518,6 @@ class NetworkLandscape(CurvatureMethods, Borrowing):
             value, weight, slopes = self._batch_slopes(variables, batch)
         return value.detach(), weight, self._parameter_map.flat(slopes)
 
-    def _loss_with_graph(self, points: Tensor) -> Tensor:
-        flat = points.reshape(-1, self.dim)
-        values = []
-        for point in flat.unbind(0):
-            plain = _plain(point)
-            if plain.ndim == 1:
-                center: Tensor | None = plain
-            elif self.buffers != "recalibrate":
-                center = None  # under vmap no point needs buffers of its own
-            else:
-                raise InputError(
-                    'buffers="recalibrate" runs the data through the model at each '
-                    "point, which vmap cannot: evaluate points (n, dim) without vmap"
-                )
-            with self._evaluating(center, second_order=True):
-                draws = []
-                for draw in range(self.repeats):
-                    mean = WeightedMean(self.reduction, self.accumulate)
-                    self._begin(draw)
-                    for batch in self._data:
-                        mean.add(*self._batch_loss(self._parameters(point), batch))
-                    draws.append(mean.result().to(self.accumulate))
-                values.append(torch.stack(draws).mean() + self._decay(point))
-        return self._stacked(values, points).reshape(points.shape[:-1])
-
     def _decaying(self, point: Tensor) -> Tensor:
         return point if self._decay_mask is None else point * self._decay_mask
 
@@ -595,15 +574,3 @@ def _one_of(name: str, value: object, accepted: tuple[str, ...]) -> None:
 
 def _name(loss: Callable[..., Any]) -> str:
     return getattr(loss, "__qualname__", type(loss).__name__)
-
-
-def _differentiated(points: Tensor) -> bool:
-    transformed = torch._C._functorch.is_functorch_wrapped_tensor(points)
-    return transformed or (points.requires_grad and torch.is_grad_enabled())
-
-
-def _plain(point: Tensor) -> Tensor:
-    """Return the values under any torch.func transforms."""
-    while torch._C._functorch.is_functorch_wrapped_tensor(point):
-        point = torch._C._functorch.get_unwrapped(point)
-    return point.detach()
