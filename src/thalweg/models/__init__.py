@@ -1,6 +1,17 @@
 """Networks that the demo, the studies and published checkpoints need."""
 
 from thalweg.models.convolutional import small_cnn
+from thalweg.models.graph import Graph, Kind, Node, Value, trace_graph
 from thalweg.models.perceptrons import mlp
 
-__all__ = ["mlp", "small_cnn"]
+__all__ = [
+    # networks
+    "mlp",
+    "small_cnn",
+    # a network as typed nodes
+    "Graph",
+    "Kind",
+    "Node",
+    "Value",
+    "trace_graph",
+]
