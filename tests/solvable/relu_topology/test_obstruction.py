@@ -79,12 +79,52 @@ def test_reachability_reads_the_component_of_a_network():
         rt.reachable(two, count)
 
 
-def test_floor_of_the_circle_is_the_published_number():
-    x, y = circle(64)
+def bracket(angles, targets):
+    """Return a loss that a positive network has, and one that none goes below.
+
+    Neurons relu(cos(theta - phi)) on a fine grid of directions phi, by bounded least
+    squares; then weak duality: for <relu(cos(. - phi)), r> <= 0 at every phi, every
+    positive sum f has ½ |y - f|² >= <y, r> - ½ |r|².
+    """
+    from scipy.optimize import lsq_linear
+
+    phi = 2 * np.pi * np.arange(720) / 720
+    atoms = np.cos(angles[:, None] - phi)
+    atoms[atoms < 1e-14] = 0
+    fit = lsq_linear(atoms, targets, (0, np.inf), method="bvls", tol=1e-15)
+    rest = targets - atoms @ fit.x
+    above = np.mean(rest**2) / 2
+    rest -= max((rest @ atoms).max(), 0) / atoms.sum(0).min()
+    assert (rest @ atoms).max() < 1e-15
+    return np.mean(2 * rest * targets - rest**2) / 2, above
+
+
+def test_floor_of_the_circle_lies_between_a_network_and_a_certificate():
+    x, y = circle(48)
+    low, high = bracket(2 * np.pi * np.arange(48) / 48, y)
+    assert high - low < 1e-13
     floor = rt.loss_floor(x, y, 1)
     assert floor.certified and floor.exact and floor.gap < 1e-12
-    assert floor.value == pytest.approx(0.0945921, abs=2e-7)
+    assert floor.value == pytest.approx(high, rel=1e-12)
     assert rt.loss_floor(x, -y, -1).value == pytest.approx(floor.value, rel=1e-12)
+
+
+def test_floor_of_sixty_four_points_by_coordinate_descent():
+    # One neuron at a time; the kinks at 64 points are at angles of the data.
+    x, y = circle(64)
+    steps = np.arange(64)
+    atoms = np.cos(2 * np.pi * (steps[:, None] - steps) / 64)
+    atoms[atoms < 1e-12] = 0
+    weights, rest = np.zeros(64), y.copy()
+    for _ in range(4000):
+        for k in range(64):
+            move = rest @ atoms[:, k] / (atoms[:, k] @ atoms[:, k])
+            move = max(move, -weights[k])
+            weights[k] += move
+            rest -= move * atoms[:, k]
+    found = np.mean(rest**2) / 2
+    assert found == pytest.approx(0.0945919608, abs=1e-9)
+    assert rt.loss_floor(x, y, 1).value == pytest.approx(found, abs=1e-9)
 
 
 def test_bounds_are_ordered():
@@ -113,6 +153,9 @@ def test_convexity_is_not_tight_on_the_support_function_of_a_triangle():
     assert rt.loss_floor(x, y, 1, method="convexity").value < 1e-10
     floor = rt.loss_floor(x, y, 1)
     assert floor.gap < 1e-12 and floor.value == pytest.approx(1 / 64, rel=1e-10)
+    low, high = bracket(2 * np.pi * np.arange(12) / 12, y)
+    assert low == pytest.approx(1 / 64, abs=1e-13)
+    assert high == pytest.approx(1 / 64, abs=1e-13)
 
 
 def test_convex_regression_agrees_with_a_general_solver():
