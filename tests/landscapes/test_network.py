@@ -422,6 +422,9 @@ def test_between_moves_buffers_and_holds_variances():
     )  # fmt: skip
     torch.testing.assert_close(values[3], F.mse_loss(mixed(x), y).detach())
     assert span.held == 0
+    assert span.describe() == land.between(*states).describe()
+    shifted = dict(states[1], **{"1.running_mean": states[1]["1.running_mean"] + 1})
+    assert span.describe() != land.between(states[0], shifted, states[2]).describe()
     far = span.loss(torch.tensor([-20.0, 3.0]).double())
     assert far.isfinite() and span.held > 0
     placed = span.placed(torch.tensor([-20.0, 3.0]).double())

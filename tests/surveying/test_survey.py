@@ -216,6 +216,9 @@ def test_checkpoints_draw_lines_barriers_and_a_plane(tmp_path):
             assert line[t] == pytest.approx(expected, rel=1e-6)
     assert found.datasets["plane"].sizes == {"x0": 5, "x1": 5}
     assert len(found.summary["figures"]["barriers"]) == 2
+    twins = states | {"d": states["b"]}
+    with pytest.raises(InputError, match="'b' and 'd' have the same weights"):
+        survey(land, plan=plan, checkpoints=twins)
 
 
 def test_a_loss_that_is_nan_everywhere_is_said(tmp_path):

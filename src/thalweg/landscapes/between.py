@@ -13,6 +13,7 @@ from thalweg.landscapes.batch_norm import interpolate_buffers, variance_names
 from thalweg.landscapes.layout import Layout
 from thalweg.landscapes.linear_maps import pull_back
 from thalweg.landscapes.operators import LinearOperator, RestrictedOperator
+from thalweg.provenance import fingerprint
 
 if TYPE_CHECKING:
     from thalweg.landscapes.network import NetworkLandscape
@@ -116,12 +117,14 @@ class BetweenLandscape(Landscape):
         return RestrictedOperator(full, self.basis, self.layout)
 
     def describe(self) -> dict[str, object]:
-        """Return the full landscape's description and the dimension."""
-        from thalweg.provenance import fingerprint
-
+        """Return the full landscape's description; checkpoints with their buffers."""
+        moving = self._buffers or [{} for _ in self.checkpoints]
         return super().describe() | {
             "full": self.full.describe(),
-            "checkpoints": [fingerprint(p) for p in self.checkpoints],
+            "checkpoints": [
+                fingerprint(point, buffers)
+                for point, buffers in zip(self.checkpoints, moving, strict=True)
+            ],
         }
 
     def _placed(self, points: Tensor) -> Iterator[tuple["NetworkLandscape", Tensor]]:

@@ -109,7 +109,8 @@ def survey(
 
     Raises:
         InputError: An option is not understood, or the landscape stands nowhere, at
-            a point that is not finite, or has one dimension.
+            a point that is not finite, has one dimension, or two checkpoints have
+            the same weights.
         StoreError: `out` holds another survey.
     """
     if landscape.dim < 2:
@@ -123,6 +124,7 @@ def survey(
             f"the point to survey has {bad} of {landscape.dim} entries that are NaN or "
             "infinite: training diverged, or the checkpoint is damaged"
         )
+    _refuse_twins(landscape, checkpoints or {})
     directory = None if out is None else Path(out)
     chosen = _plan(
         landscape,
@@ -160,6 +162,21 @@ def survey(
     if directory is not None:
         shutil.rmtree(directory / "chunks", ignore_errors=True)
     return Survey(summary, archive.datasets, chosen, directory)
+
+
+def _refuse_twins(
+    landscape: Landscape, checkpoints: Mapping[str, Mapping[str, torch.Tensor]]
+) -> None:
+    if not isinstance(landscape, NetworkLandscape):
+        return
+    seen: dict[str, str] = {}
+    for name, state in checkpoints.items():
+        twin = seen.setdefault(fingerprint(landscape.flatten(state)), name)
+        if twin != name:
+            raise InputError(
+                f"checkpoints {twin!r} and {name!r} have the same weights: there is "
+                "neither a line nor a plane between them"
+            )
 
 
 def _plan(
