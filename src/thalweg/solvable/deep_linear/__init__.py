@@ -33,6 +33,10 @@ from thalweg.solvable.deep_linear.mode_flow import (
     learning_time,
     mode_strength,
 )
+from thalweg.solvable.deep_linear.mode_simulation import (
+    ModeEnsemble,
+    simulate_modes,
+)
 from thalweg.solvable.deep_linear.noise import (
     ExampleGradientCovariance,
     GaussianGradientCovariance,
@@ -80,6 +84,9 @@ __all__ = [
     "retention_probability",
     "stationary_density",
     "stationary_moments",
+    # simulation
+    "ModeEnsemble",
+    "simulate_modes",
     # critical points
     "critical_point",
     "is_strict",
