@@ -138,6 +138,24 @@ def test_a_survey_prints_what_it_found_and_where_the_report_is(folder, capsys):
     assert run(["report", "gone"]) == 2
 
 
+def test_a_step_is_exported_by_the_name_of_the_file(folder, capsys):
+    steps = ["--only", "surface,point", "--budget", "4s", "--progress", "none"]
+    assert run(["survey", "nets.py:triple", "--out", "out", *steps]) == 0
+    capsys.readouterr()
+    files = ["surface.vts", "pictures/surface.svg", "point.nc"]
+    options = [part for file in files for part in ("--export", file)]
+    assert run(["report", "out", *options, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"exported": files}
+    assert all(Path(file).is_file() for file in files)
+    for wrong, message in [
+        ("layers.nc", "for example surface.vts; finished are: point, surface"),
+        ("surface.stl", "path must end in .nc or .zarr"),
+        ("point.vts", "no variable over axes x0, x1"),
+    ]:
+        assert run(["report", "out", "--export", wrong]) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_json_is_the_summary_and_nothing_else(folder, capsys):
     assert run(["survey", "nets.py:classifier", "--json", "--out", "o", *QUICK]) == 0
     summary = json.loads(capsys.readouterr().out)

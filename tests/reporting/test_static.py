@@ -7,7 +7,7 @@ import xarray as xr
 from PIL import Image
 
 from thalweg.errors import InputError
-from thalweg.reporting import save_png
+from thalweg.reporting import save_figure
 
 
 def surface(values):
@@ -49,7 +49,7 @@ DATASETS = {
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_every_dataset_has_a_picture(tmp_path, name):
-    path = save_png(DATASETS[name], tmp_path / "new" / "a.png", dpi=60)
+    path = save_figure(DATASETS[name], tmp_path / "new" / "a.png", dpi=60)
     with Image.open(path) as picture:
         assert picture.format == "PNG" and len(picture.getcolors(1 << 20)) > 2
     assert list(path.parent.iterdir()) == [path]
@@ -59,7 +59,7 @@ def test_every_dataset_has_a_picture(tmp_path, name):
 @pytest.mark.parametrize("name", ["surface", "one point", "constant", "nothing finite"])
 def test_every_kind_of_picture_of_a_surface(tmp_path, kind, name):
     path = np.array([[0.5, 0.5], [0.0, 0.0]])
-    written = save_png(
+    written = save_figure(
         DATASETS[name],
         tmp_path / "a.png",
         kind,
@@ -73,14 +73,14 @@ def test_every_kind_of_picture_of_a_surface(tmp_path, kind, name):
 
 def test_the_state_of_matplotlib_is_left_alone(tmp_path):
     before = dict(matplotlib.rcParams)
-    save_png(DATASETS["surface"], tmp_path / "a.png", dpi=60)
+    save_figure(DATASETS["surface"], tmp_path / "a.png", dpi=60)
     assert dict(matplotlib.rcParams) == before
 
 
 def test_bad_arguments_are_named(tmp_path):
-    with pytest.raises(InputError, match=r"must end in .png, got 'a.jpg'"):
-        save_png(DATASETS["surface"], tmp_path / "a.jpg")
+    with pytest.raises(InputError, match=r"must end in .png, .svg, .pdf, got 'a.jpg'"):
+        save_figure(DATASETS["surface"], tmp_path / "a.jpg")
     with pytest.raises(InputError, match="no surface, line.*variables are: z"):
-        save_png(xr.Dataset({"z": 1.0}), tmp_path / "a.png")
+        save_figure(xr.Dataset({"z": 1.0}), tmp_path / "a.png")
     with pytest.raises(InputError, match="over 2 axes, the dataset has 1"):
-        save_png(DATASETS["line over x0"], tmp_path / "a.png", "3d")
+        save_figure(DATASETS["line over x0"], tmp_path / "a.png", "3d")

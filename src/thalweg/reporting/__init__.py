@@ -1,6 +1,7 @@
 """Figures of datasets and the HTML report, made of sections that a room hands over."""
 
 from thalweg.reporting._numbers import format_cost, format_number, format_value
+from thalweg.reporting.exporting import export
 from thalweg.reporting.figures import (
     eigenvalue_figure,
     layers_figure,
@@ -23,7 +24,7 @@ from thalweg.reporting.sections import (
     Table,
     Text,
 )
-from thalweg.reporting.static import save_png
+from thalweg.reporting.static import save_figure
 
 __all__ = [
     # what a report is made of
@@ -49,8 +50,9 @@ __all__ = [
     "spectrum_figure",
     "surface_caption",
     "surface_figure",
-    # static figures
-    "save_png",
+    # files: static figures, and what other programs open
+    "export",
+    "save_figure",
     # the report
     "write_report",
 ]

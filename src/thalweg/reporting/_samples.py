@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 __all__ = [
     "Lines",
     "Samples",
+    "Scattered",
     "attribute",
     "cell_edges",
+    "grid_axes",
     "grid_variables",
     "need",
     "read_density",
@@ -30,6 +32,7 @@ __all__ = [
     "read_lines",
     "read_pairs",
     "read_samples",
+    "read_scattered",
 ]
 # Densities below this share of the highest are not drawn: they are Gaussian tails.
 _FLOOR = 1e-7
@@ -193,6 +196,43 @@ def _anchors(anchors: object, k: int) -> dict[str, tuple[float, ...]]:
         for name, point in points.items()
         if len(point) == k
     }
+
+
+@dataclass(frozen=True)
+class Scattered:
+    """A variable sampled at points along one dim, each with coordinates x0, x1, ..."""
+
+    name: str
+    dim: str
+    coordinates: Float[np.ndarray, "points k"]
+    values: Float[np.ndarray, " points"]
+
+
+def read_scattered(dataset: "xr.Dataset", variable: str | None = None) -> Scattered:
+    """Return a variable of scattered points; `loss`, or else the first, by default.
+
+    Raises:
+        InputError: There is no such variable along the dim of the coordinate x0.
+    """
+    need(dataset, "x0")
+    dims = dataset["x0"].dims
+    found = [
+        str(name)
+        for name, one in dataset.data_vars.items()
+        if one.dims == dims and name != "status" and one.dtype.kind in "biuf"
+    ]
+    if variable is None:
+        variable = "loss" if "loss" in found or not found else found[0]
+    if variable not in found:
+        raise InputError(
+            f"variable must be one of {', '.join(found) or '(there is none)'}, got "
+            f"{variable!r}"
+        )
+    names = [f"x{j}" for j in range(len(dataset.coords))]
+    axes = [name for name in names if name in dataset.coords]
+    columns = [np.asarray(dataset[name].values, dtype=float) for name in axes]
+    values = np.asarray(dataset[variable].values, dtype=float)
+    return Scattered(variable, str(dims[0]), np.stack(columns, axis=-1), values)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Static figures of datasets as PNG files, drawn by matplotlib.
+"""Static figures of datasets as PNG, SVG or PDF files, drawn by matplotlib.
 
 Every figure is made for itself: no global state of matplotlib is read or changed but
 its defaults.
@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from thalweg.errors import InputError
+from thalweg.execution import atomic_file
 from thalweg.reporting._samples import (
     Samples,
     cell_edges,
@@ -32,19 +33,25 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["PngKind", "save_png"]
+__all__ = ["PICTURES", "PictureKind", "save_figure"]
 
-PngKind: TypeAlias = Literal[
+#: Suffixes of pictures, and what keeps the time out of the file.
+PICTURES = {
+    ".png": {},
+    ".svg": {"Date": None},
+    ".pdf": {"CreationDate": None},
+}
+PictureKind: TypeAlias = Literal[
     "auto", "contour", "cells", "3d", "line", "spectrum", "eigenvalues", "persistence"
 ]
 
 _MARKS = {"NaN": "x", "+∞": "^", "−∞": "v"}
 
 
-def save_png(
+def save_figure(
     dataset: "xr.Dataset",
     path: str | os.PathLike[str],
-    kind: PngKind = "auto",
+    kind: PictureKind = "auto",
     *,
     variable: str | None = None,
     scale: ScaleName = "auto",
@@ -53,7 +60,7 @@ def save_png(
     residuals: Float[np.ndarray, " steps"] | None = None,
     dpi: int = 150,
 ) -> Path:
-    """Draw a dataset as a PNG file and return its path.
+    """Draw a dataset as a .png, .svg or .pdf file and return its path.
 
     Args:
         dataset: A surface or a line, a spectral density, eigenvalues, or a persistence
@@ -68,18 +75,19 @@ def save_png(
         trajectory: Coordinates of a path over the contours or cells.
         residuals: Relative distance of its points from the plane; those above 0.5 are
             faded.
-        dpi: Dots an inch; the picture is 6.4 inches wide.
+        dpi: Dots an inch of a .png; the picture is 6.4 inches wide.
 
     Raises:
-        InputError: The suffix is not .png, the dataset lacks variables, or is of no
+        InputError: The suffix is another, the dataset lacks variables, or is of no
             kind that is drawn.
     """
     target = Path(path)
-    if target.suffix.lower() != ".png":
-        raise InputError(f"path must end in .png, got {target.name!r}")
-    if kind not in get_args(PngKind):
+    suffix = target.suffix.lower()
+    if suffix not in PICTURES:
+        raise InputError(f"path must end in {', '.join(PICTURES)}, got {target.name!r}")
+    if kind not in get_args(PictureKind):
         raise InputError(
-            f"kind must be one of {', '.join(get_args(PngKind))}, got {kind!r}"
+            f"kind must be one of {', '.join(get_args(PictureKind))}, got {kind!r}"
         )
     kind = _kind(dataset) if kind == "auto" else kind
     plain: dict[str, Callable[[Figure, Any], None]] = {
@@ -105,13 +113,20 @@ def save_png(
         else:
             _flat(figure, samples, how, kind == "contour", trajectory, residuals)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    figure.savefig(partial, dpi=dpi, format="png")
-    os.replace(partial, target)
+    _write(figure, target, dpi)
     return target
 
 
-def _kind(dataset: "xr.Dataset") -> PngKind:
+def _write(figure: "Figure", target: Path, dpi: int) -> None:
+    from matplotlib import rc_context
+
+    suffix = target.suffix.lower()
+    # A fixed salt: the same figure is the same file.
+    with rc_context({"svg.hashsalt": "thalweg"}), atomic_file(target) as file:
+        figure.savefig(file, dpi=dpi, format=suffix[1:], metadata=PICTURES[suffix])
+
+
+def _kind(dataset: "xr.Dataset") -> PictureKind:
     if "density" in dataset.variables:
         return "spectrum"
     if grid_variables(dataset):

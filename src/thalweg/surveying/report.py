@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from thalweg.provenance import to_json
-from thalweg.reporting import save_png, write_report
+from thalweg.reporting import save_figure, write_report
 from thalweg.surveying.archive import Archive
 from thalweg.surveying.plan import Plan
 from thalweg.surveying.sections import sections
@@ -25,7 +25,7 @@ def write_files(
     archive.write("summary.json", to_json(summary, indent=2))
     for name in DRAWN:
         if name in archive.datasets:
-            save_png(archive.datasets[name], directory / f"{name}.png")
+            save_figure(archive.datasets[name], directory / f"{name}.png")
     title = str(summary["name"]) or "Survey"
     verdict = summary["verdict"]
     subtitle = str(verdict["headline"]) if isinstance(verdict, Mapping) else ""
