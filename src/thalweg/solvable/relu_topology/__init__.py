@@ -10,6 +10,13 @@ from thalweg.solvable.relu_topology.conservation import (
     conserved_matrix,
     invariants,
 )
+from thalweg.solvable.relu_topology.drift import (
+    DriftHistory,
+    decay_time,
+    decayed,
+    drift_rate,
+    predict_drift,
+)
 from thalweg.solvable.relu_topology.exchange import rescale, transport
 from thalweg.solvable.relu_topology.floors import Floor, loss_floor
 from thalweg.solvable.relu_topology.initialization import (
@@ -46,6 +53,12 @@ __all__ = [
     # equivalent networks
     "rescale",
     "transport",
+    # leaving the invariant set
+    "DriftHistory",
+    "decay_time",
+    "decayed",
+    "drift_rate",
+    "predict_drift",
     # random starts
     "lock_probability",
     "obstruction_probability",
