@@ -1,6 +1,7 @@
 """Figures of datasets and the HTML report, made of sections that a room hands over."""
 
 from thalweg.reporting._numbers import format_cost, format_number, format_value
+from thalweg.reporting.animation import animate
 from thalweg.reporting.exporting import export
 from thalweg.reporting.figures import (
     eigenvalue_figure,
@@ -51,6 +52,7 @@ __all__ = [
     "surface_caption",
     "surface_figure",
     # files: static figures, and what other programs open
+    "animate",
     "export",
     "save_figure",
     # the report

@@ -33,7 +33,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["PICTURES", "PictureKind", "save_figure"]
+__all__ = [
+    "FADED_FROM",
+    "PICTURES",
+    "PictureKind",
+    "draw_flat",
+    "new_figure",
+    "save_figure",
+]
+
+#: A trajectory's points farther than this from the plane are faded.
+FADED_FROM = 0.5
 
 #: Suffixes of pictures, and what keeps the time out of the file.
 PICTURES = {
@@ -95,7 +105,7 @@ def save_figure(
         "eigenvalues": _eigenvalues,
         "persistence": _persistence,
     }
-    figure = _figure()
+    figure = new_figure()
     if kind in plain:
         plain[kind](figure, dataset)
     elif kind == "line":
@@ -111,7 +121,7 @@ def save_figure(
         if kind == "3d" and min(samples.values.shape) > 1:
             _spatial(figure, samples, how)
         else:
-            _flat(figure, samples, how, kind == "contour", trajectory, residuals)
+            draw_flat(figure, samples, how, kind == "contour", trajectory, residuals)
     target.parent.mkdir(parents=True, exist_ok=True)
     _write(figure, target, dpi)
     return target
@@ -144,7 +154,8 @@ def _kind(dataset: "xr.Dataset") -> PictureKind:
     )
 
 
-def _figure() -> "Figure":
+def new_figure() -> "Figure":
+    """Return an empty figure on a canvas of its own."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -159,14 +170,15 @@ def _axes(figure: "Figure", place: int = 111) -> "Axes":
     return axes
 
 
-def _flat(
+def draw_flat(
     figure: "Figure",
     samples: Samples,
     how: Scale,
-    contours: bool,
-    trajectory: np.ndarray | None,
-    residuals: np.ndarray | None,
-) -> None:
+    contours: bool = True,
+    trajectory: np.ndarray | None = None,
+    residuals: np.ndarray | None = None,
+) -> "Axes":
+    """Draw contours or cells, what is missing, clipped or named, and a path."""
     axes = figure.add_subplot()
     x, y = samples.axes
     heights = np.ma.masked_invalid(how.heights(samples.values).T)
@@ -194,11 +206,11 @@ def _flat(
     _mark_flat(axes, samples, how)
     if trajectory is not None and len(trajectory):
         _trajectory(axes, trajectory, residuals)
+    for ends, limit in ((x, axes.set_xlim), (y, axes.set_ylim)):
+        edges = ends if contours and drawable else cell_edges(ends)
+        limit(edges.min(), edges.max())
     for name, point in _points(samples).items():
-        axes.plot(*point, "o", color=COLORS[1], markeredgecolor="white")
-        axes.annotate(name, point, (6, 6), textcoords="offset points", color="white")
-    axes.set_xlim(cell_edges(x)[0], cell_edges(x)[-1])
-    axes.set_ylim(cell_edges(y)[0], cell_edges(y)[-1])
+        _name_point(axes, name, point)
     axes.set_xlabel(samples.labels[0])
     axes.set_ylabel(samples.labels[1])
     aspect = samples.aspect()
@@ -206,6 +218,7 @@ def _flat(
         axes.set_aspect(aspect)
     if axes.get_legend_handles_labels()[1]:
         figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    return axes
 
 
 def _mark_flat(axes: "Axes", samples: Samples, how: Scale) -> None:
@@ -252,7 +265,7 @@ def _trajectory(
     axes.plot(*trajectory.T, "-", color=COLORS[1], linewidth=1.2, label="path")
     opacity = np.ones(len(trajectory))
     if residuals is not None:
-        opacity = np.where(residuals > 0.5, 0.3, 1.0)
+        opacity = np.where(residuals > FADED_FROM, 0.3, 1.0)
     axes.scatter(*trajectory.T, s=14, color=COLORS[1], alpha=opacity, zorder=3)
 
 
@@ -260,6 +273,24 @@ def _points(samples: Samples) -> Mapping[str, tuple[float, float]]:
     inside = all(axis.min() <= 0 <= axis.max() for axis in samples.axes)
     anchors = {name: (point[0], point[1]) for name, point in samples.anchors.items()}
     return {**({"center": (0.0, 0.0)} if inside else {}), **anchors}
+
+
+def _name_point(axes: "Axes", name: str, point: tuple[float, float]) -> None:
+    """Mark a point, its name on the side where there is room."""
+    axes.plot(*point, "o", color=COLORS[1], markeredgecolor="white", clip_on=False)
+    left, right = axes.get_xlim()
+    bottom, top = axes.get_ylim()
+    is_right = point[0] > left + 0.75 * (right - left)
+    is_high = point[1] > bottom + 0.9 * (top - bottom)
+    axes.annotate(
+        name,
+        point,
+        (-6 if is_right else 6, -6 if is_high else 6),
+        textcoords="offset points",
+        color="white",
+        horizontalalignment="right" if is_right else "left",
+        verticalalignment="top" if is_high else "bottom",
+    )
 
 
 def _spatial(figure: "Figure", samples: Samples, how: Scale) -> None:
