@@ -28,6 +28,7 @@ from thalweg.solvable.deep_linear.landscape import (
     mse_learning_rate,
 )
 from thalweg.solvable.deep_linear.matrix_flow import two_layer_flow
+from thalweg.solvable.deep_linear.matrix_simulation import SGDEnsemble
 from thalweg.solvable.deep_linear.mode_flow import (
     escape_time,
     learning_time,
@@ -86,6 +87,7 @@ __all__ = [
     "stationary_moments",
     # simulation
     "ModeEnsemble",
+    "SGDEnsemble",
     "simulate_modes",
     # critical points
     "critical_point",

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,13 +14,17 @@ from torch import Tensor
 from thalweg.errors import InputError, StructureError
 from thalweg.landscapes import Block, Landscape, Layout, LinearOperator
 from thalweg.provenance import fingerprint
-from thalweg.solvable.deep_linear import products
+from thalweg.solvable.deep_linear import products, starts
 from thalweg.solvable.deep_linear.checks import (
     Reals,
     as_matrix,
     nonnegative,
+    positive,
     widths_of,
 )
+
+if TYPE_CHECKING:
+    from thalweg.solvable.deep_linear.matrix_simulation import SGDEnsemble
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,17 @@ class Modes:
     lam: Tensor
     learnable: int
     repeated: bool
+
+    @property
+    def blocks(self) -> tuple[slice, ...]:
+        """Runs of equal strengths; one a mode where none is repeated."""
+        S = self.S
+        ends = [
+            i for i in range(1, len(S)) if float(S[i - 1] - S[i]) >= 1e-9 * S[i - 1]
+        ]
+        return tuple(
+            slice(a, b) for a, b in zip([0, *ends], [*ends, len(S)], strict=True)
+        )
 
 
 class DeepLinear(Landscape):
@@ -111,6 +127,17 @@ class DeepLinear(Landscape):
         """½ d_L sigma², what the population loss has beyond the excess loss."""
         return self.widths[-1] * self.sigma**2 / 2
 
+    @property
+    def lowest_loss(self) -> float:
+        """The least excess loss: ½ Σ lam_a S_a² over modes beyond the narrowest layer.
+
+        Raises:
+            InputError: See `modes`.
+        """
+        modes = self.modes
+        missed = slice(modes.learnable, None)
+        return float((modes.lam[missed] * modes.S[missed].square()).sum()) / 2
+
     def describe(self) -> dict[str, object]:
         """Return class, widths, noise and a fingerprint of teacher and Sigma."""
         return super().describe() | {
@@ -153,6 +180,23 @@ class DeepLinear(Landscape):
         ]
 
     @cached_property
+    def _decomposed(self) -> tuple[Modes, float]:
+        """The teacher's modes, and by how much Sigma fails to be diagonal in them."""
+        U, S, Vh = torch.linalg.svd(self.teacher, full_matrices=False)
+        rank = int((S > 1e-12 * max(1e-300, float(S[0]))).sum())
+        S, U, V = S[:rank], U[:, :rank], Vh[:rank].mT
+        image = self.Sigma @ V
+        lam = (V * image).sum(0)
+        gap = float((image - V * lam).norm())
+        repeated = bool((S[:-1] - S[1:] < 1e-9 * S[:-1]).any())
+        return Modes(U, S, V, lam, min(rank, *self.widths), repeated), gap
+
+    @property
+    def decoupled(self) -> bool:
+        """Whether Sigma is diagonal in the teacher's right singular basis."""
+        return self._decomposed[1] <= 1e-9 * float(self.Sigma.norm())
+
+    @property
     def modes(self) -> Modes:
         """The teacher's singular modes.
 
@@ -160,19 +204,13 @@ class DeepLinear(Landscape):
             InputError: Sigma is not diagonal in the teacher's right singular basis, so
                 that the modes do not decouple.
         """
-        U, S, Vh = torch.linalg.svd(self.teacher, full_matrices=False)
-        rank = int((S > 1e-12 * max(1e-300, float(S[0]))).sum())
-        S, U, V = S[:rank], U[:, :rank], Vh[:rank].mT
-        image = self.Sigma @ V
-        lam = (V * image).sum(0)
-        gap = float((image - V * lam).norm())
-        if gap > 1e-9 * float(self.Sigma.norm()):
+        modes, gap = self._decomposed
+        if not self.decoupled:
             raise InputError(
                 "Sigma must be diagonal in the teacher's right singular basis for "
                 f"quantities per mode, it differs by {gap:.1e}; calls on matrices work"
             )
-        repeated = bool((S[:-1] - S[1:] < 1e-9 * S[:-1]).any())
-        return Modes(U, S, V, lam, min(rank, *self.widths), repeated)
+        return modes
 
     def mode_matrix(
         self, points: Float[Tensor, "*batch dim"]
@@ -208,6 +246,52 @@ class DeepLinear(Landscape):
             columns = modes.V if layer == 1 else _eye(block.shape[1], modes.V)
             weights.append((rows[:, :carried] * a) @ columns[:, :carried].mT)
         return self.flatten(weights).to(self.dtype)
+
+    def gaussian_start(
+        self,
+        *,
+        seed: int,
+        n: int | None = None,
+        std: float | Sequence[float] | None = None,
+        gamma: float | None = None,
+    ) -> Float[Tensor, "*n dim"]:
+        """Draw a point, or n of them, of independent Gaussian entries.
+
+        Args:
+            seed: Seed of the draw; point i depends on (seed, i) alone.
+            n: Number of points; None for the first of them, without that axis.
+            std: Standard deviation, one or one of each layer.
+            gamma: Instead of `std`: std² = width^-gamma with the width of the widest
+                hidden layer. Above 1 the network starts near the saddle at zero.
+
+        Raises:
+            InputError: Not exactly one of `std` and `gamma`, another number of them
+                than layers, or a std that is not positive.
+        """
+        stds = starts.gaussian_stds(self.widths, std, gamma)
+        return self._drawn(
+            starts.gaussian(self.widths, stds, seed, 1 if n is None else n), n
+        )
+
+    def balanced_start(
+        self, scale: float, *, seed: int, n: int | None = None
+    ) -> Float[Tensor, "*n dim"]:
+        """Draw a balanced point, or n of them, in random orientations.
+
+        Every layer has the same singular values, scale |z| with z ~ N(0, 1), as many
+        as the narrowest layer has units.
+
+        Raises:
+            InputError: A scale that is not positive.
+        """
+        positive("scale", scale)
+        return self._drawn(
+            starts.balanced(self.widths, scale, seed, 1 if n is None else n), n
+        )
+
+    def _drawn(self, weights: Sequence[Tensor], n: int | None) -> Tensor:
+        points = self.flatten(weights).to(self.device, self.dtype)
+        return points[0] if n is None else points
 
     # The landscape ------------------------------------------------------------------
 
@@ -358,6 +442,70 @@ class DeepLinear(Landscape):
         from thalweg.solvable.deep_linear import noise
 
         return noise.noise_trace(self, points, B, data=data, replacement=replacement)
+
+    def simulate_sgd(
+        self,
+        start: Float[Tensor, "*n dim"],
+        eta: float,
+        B: int | None,
+        *,
+        n_steps: int,
+        seed: int,
+        n_paths: int | None = None,
+        data: tuple[Tensor, Tensor] | None = None,
+        replacement: bool = True,
+        record_every: int | None = None,
+        levels: tuple[float, ...] = (0.1, 0.5, 0.9),
+        passage: float | None = None,
+        keep: int = 1,
+    ) -> "SGDEnsemble":
+        """Simulate minibatch SGD on the matrices, many replicas at once.
+
+        Fresh Gaussian batches cost the same at every B >= d_0: the batch enters through
+        its second moments alone, and these are drawn from their exact law, a Wishart
+        matrix by Bartlett's decomposition and a Gaussian given it.
+
+        Args:
+            start: Flat point of all replicas, or one of each.
+            eta: Learning rate.
+            B: Batch size; None is gradient descent on the population loss, or on all of
+                `data`.
+            n_steps: Steps.
+            seed: Seed of all noise; paths do not depend on what is recorded.
+            n_paths: Number of replicas of a single start.
+            data: Inputs (N, d_0) and targets (N, d_L) that batches are drawn from; by
+                default every example is fresh.
+            replacement: Whether an example of `data` may come twice in one batch.
+            record_every: Steps between records; a hundredth of all by default.
+            levels: Quantiles to record.
+            passage: Fraction of a strength whose first passage is looked for.
+            keep: Replicas whose points are kept at the records.
+
+        Raises:
+            InputError: An argument is out of its range; the message names it.
+            StructureError: The data do not fit the widths.
+
+        Warns:
+            DynamicsWarning: Replicas exploded; statistics leave them out.
+            DegeneracyWarning: Equal strengths: their modes are not unique.
+        """
+        from thalweg.solvable.deep_linear import matrix_simulation
+
+        return matrix_simulation.simulate_sgd(
+            self,
+            start,
+            eta,
+            B,
+            n_steps=n_steps,
+            seed=seed,
+            n_paths=n_paths,
+            data=data,
+            replacement=replacement,
+            record_every=record_every,
+            levels=levels,
+            passage=passage,
+            keep=keep,
+        )
 
 
 class DeepLinearHessian(LinearOperator):

@@ -29,6 +29,7 @@ from thalweg.solvable.deep_linear.schemes import (
     numpy_draws,
     strength,
 )
+from thalweg.solvable.deep_linear.statistics import Table, checked_bins
 
 _CHUNK = 16_384  # paths whose buffers stay in the cache of a core
 _DTYPES = (torch.float32, torch.float64)
@@ -148,7 +149,7 @@ def simulate_modes(
     method = _checked_scheme(scheme, substeps, ito_correction)
     if dtype not in _DTYPES:
         raise InputError(f"dtype must be one of {_DTYPES}, got {dtype}")
-    edges = _checked_bins(bins)
+    edges = checked_bins(bins)
     starts = _starts(s0, L, n_paths, r)
     S_column, lam_column = (
         torch.tensor(values[:, None], dtype=dtype) for values in (targets, rates)
@@ -175,7 +176,7 @@ def simulate_modes(
         else [_Watch(c, _level(passage, S_column, L)) for c in chunks]
     )
     records = sorted({*range(0, n_steps + 1, every), n_steps})
-    table = _Table(r, levels, edges, burn_in)
+    table = Table(r, levels, edges, burn_in)
     now = 0
     for step in records:
         for i, chunk in enumerate(chunks):
@@ -206,41 +207,6 @@ def simulate_modes(
         method,
         "numpy" if numpy_draws(dtype, method) else "torch",
     )
-
-
-class _Table:
-    """Statistics of the finite paths at each record."""
-
-    def __init__(
-        self, r: int, levels: tuple[float, ...], edges: np.ndarray | None, burn_in: int
-    ) -> None:
-        self._levels, self._edges, self._burn_in = levels, edges, burn_in
-        self._rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-        self.counts = (
-            None if edges is None else np.zeros((r, len(edges) - 1), dtype=np.int64)
-        )
-
-    def record(self, step: int, s: np.ndarray) -> None:
-        rows = [self._mode(values[np.isfinite(values)]) for values in s]
-        mean, variance, quantiles = zip(*rows, strict=True)
-        self._rows.append(
-            (np.array(mean), np.array(variance), np.stack(quantiles, axis=1))
-        )
-        if self.counts is None or self._edges is None or step < self._burn_in:
-            return
-        for counts, values in zip(self.counts, s, strict=True):
-            finite = values[np.isfinite(values)]
-            counts += np.histogram(finite, self._edges)[0]
-
-    def _mode(self, values: np.ndarray) -> tuple[float, float, np.ndarray]:
-        if not len(values):
-            return math.nan, math.nan, np.full(len(self._levels), math.nan)
-        variance = values.var(ddof=1) if len(values) > 1 else math.nan
-        return float(values.mean()), float(variance), np.quantile(values, self._levels)
-
-    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        mean, variance, quantiles = zip(*self._rows, strict=True)
-        return np.stack(mean), np.stack(variance), np.stack(quantiles, axis=1)
 
 
 class _Watch:
@@ -306,14 +272,3 @@ def _checked_scheme(scheme: str, substeps: int, ito_correction: bool) -> Scheme:
             f"{substeps} and {ito_correction}"
         )
     return cast(Scheme, scheme)
-
-
-def _checked_bins(bins: Reals | None) -> np.ndarray | None:
-    if bins is None:
-        return None
-    edges = np.asarray(bins, dtype=np.float64)
-    if edges.ndim != 1 or len(edges) < 2 or not (np.diff(edges) > 0).all():
-        raise InputError(
-            f"bins must be at least two ascending edges, got {edges.tolist()}"
-        )
-    return edges
