@@ -1,7 +1,14 @@
 """Networks that the demo, the studies and published checkpoints need."""
 
 from thalweg.models.convolutional import small_cnn
-from thalweg.models.graph import Graph, Kind, Node, Value, trace_graph
+from thalweg.models.graph import (
+    Graph,
+    Kind,
+    Node,
+    Value,
+    operation_of,
+    trace_graph,
+)
 from thalweg.models.perceptrons import mlp
 
 __all__ = [
@@ -13,5 +20,6 @@ __all__ = [
     "Kind",
     "Node",
     "Value",
+    "operation_of",
     "trace_graph",
 ]

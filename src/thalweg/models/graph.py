@@ -240,6 +240,24 @@ def trace_graph(model: nn.Module, example: Tensor) -> Graph:
     return Graph(nodes, module)
 
 
+def operation_of(module: nn.Module) -> tuple[Kind, str]:
+    """Return the kind and operation of a module of torch.
+
+    "other" and the name of the class for modules of the user, also where they derive
+    from one of torch's: these are looked into, not trusted by their name.
+
+    Examples:
+        >>> operation_of(nn.Dropout2d())
+        ('elementwise', 'dropout2d')
+    """
+    torchs = type(module).__module__.startswith(("torch.nn", "torch.ao.nn"))
+    for base in type(module).__mro__ if torchs else ():
+        name = SPELLINGS.get(_squeezed(base.__name__), "")
+        if name:
+            return KINDS[name], name
+    return "other", type(module).__name__
+
+
 class _Bound(nn.Module):
     """A model called with one tensor, so that other arguments keep their defaults."""
 
@@ -364,11 +382,7 @@ def _kind(node: fx.Node, owner: nn.Module | None, result: Any) -> tuple[Kind, st
         name = {"placeholder": "input", "get_attr": "parameter"}.get(node.op, node.op)
         return name, name  # type: ignore[return-value]  # all three are kinds
     if owner is not None:
-        for base in type(owner).__mro__:
-            name = SPELLINGS.get(_squeezed(base.__name__), "")
-            if name:
-                return KINDS[name], name
-        return "other", type(owner).__name__
+        return operation_of(owner)
     target: Any = node.target
     if target is getattr:
         target = node.args[1]

@@ -29,6 +29,7 @@ from thalweg.solvable.relu_topology.labels import (
     components,
     effective_components,
 )
+from thalweg.solvable.relu_topology.layer_pairs import LayerPair
 from thalweg.solvable.relu_topology.reachability import (
     NeuronCount,
     Reachability,
@@ -36,6 +37,7 @@ from thalweg.solvable.relu_topology.reachability import (
     count_neurons,
     reachable,
 )
+from thalweg.solvable.relu_topology.scanning import Scan, ScannedPair, scan
 
 __all__ = [
     # conserved quantities
@@ -59,6 +61,11 @@ __all__ = [
     "decayed",
     "drift_rate",
     "predict_drift",
+    # torch models
+    "LayerPair",
+    "Scan",
+    "ScannedPair",
+    "scan",
     # random starts
     "lock_probability",
     "obstruction_probability",
