@@ -2,6 +2,7 @@
 
 from thalweg.instruments.ascent import Ascent, ascend
 from thalweg.instruments.barriers import Barrier, barrier
+from thalweg.instruments.critical_points import CriticalPoint, find_critical_points
 from thalweg.instruments.densities import smooth_density, spectral_density
 from thalweg.instruments.diagonals import DiagonalEstimate, block_traces, diagonal
 from thalweg.instruments.directions import (
@@ -53,6 +54,9 @@ __all__ = [
     "SharpnessResult",
     "sharpness",
     "sharpness_table",
+    # critical points
+    "CriticalPoint",
+    "find_critical_points",
     # topology
     "MergeTree",
     "Pairs",

@@ -122,6 +122,13 @@ class Lanczos:
         values, S = np.linalg.eigh(self.projected[:m, :m], UPLO="L")
         return values, S, np.linalg.norm(self.projected[m:n, :m] @ S, axis=0)
 
+    def rectangle(self) -> np.ndarray:
+        """Return [T; C], the multiplied basis' images in the whole basis."""
+        m, n = self.processed, self.size
+        whole = self.projected[:n, :m].copy()
+        whole[:m] = np.tril(whole[:m]) + np.tril(whole[:m], -1).T
+        return whole
+
     def vectors(self, S: np.ndarray) -> Float[Tensor, "dim k"]:
         """Return the vectors with coordinates S (columns) in the multiplied basis."""
         small = torch.from_numpy(np.ascontiguousarray(S.T)).to(self.basis)
