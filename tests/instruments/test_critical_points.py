@@ -1,5 +1,7 @@
 """Critical points: the Müller-Brown surface, index and kind, networks, bad input."""
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
@@ -232,4 +234,6 @@ def test_a_network_is_trained_to_a_critical_point_and_left_as_it_was(hidden):
 )
 def test_bad_input_is_refused(starts, settings, error, message):
     with pytest.raises(error, match=message):
-        ti.find_critical_points(MullerBrown(), points(starts), **settings)
+        inspect.unwrap(ti.find_critical_points)(
+            MullerBrown(), points(starts), **settings
+        )

@@ -75,7 +75,7 @@ def find_critical_points(
     starts: Float[Tensor, "*starts dim"],
     tol: float = 1e-6,
     *,
-    method: Method | str = "newton",
+    method: Method = "newton",
     index: int | None = None,
     max_steps: int = 200,
     radius: float = 0.5,
@@ -86,10 +86,13 @@ def find_critical_points(
     "newton" takes s = -(H² + μ I)⁻¹ H g with μ adapted so that |g| falls: critical
     points of any index. "gradient_norm" minimizes |g|²/2, whose gradient is H g, by
     L-BFGS. "follow" climbs the `index` lowest eigenvectors and descends the others
-    within a trust radius: a critical point of that very index.
+    within a trust radius: a critical point of that very index, unless symmetries make
+    H singular there (the mode that is climbed may then be one of the zeros).
 
-    A search ends where |g| <= tol |g at its start|. A small slope of |g|² proves
-    nothing: ends where it vanishes with g ≠ 0 are told apart as "gradient_flat".
+    A search ends where |g| <= tol |g at its start|, or where rounding of the point
+    would make such a gradient: 4 eps |λ|_max |point|, both at the start. A small slope
+    of |g|² proves nothing: ends where it vanishes with g ≠ 0 are told apart as
+    "gradient_flat".
 
     Args:
         land: The landscape, best in float64.
@@ -139,8 +142,11 @@ def find_critical_points(
         g = land.gradient(part)
         if not bool(torch.isfinite(g).all()):
             raise InputError("the gradient at one of starts is not finite")
-        targets = tol * torch.linalg.vector_norm(g.double(), dim=1)
         scales = eigenframes(land, part, g).values.abs().amax(1)
+        lengths = torch.linalg.vector_norm(part.double(), dim=1)
+        floors = 4 * torch.finfo(land.dtype).eps * scales * lengths
+        targets = tol * torch.linalg.vector_norm(g.double(), dim=1)
+        targets = torch.maximum(targets, floors)
         if method == "gradient_norm":
             ends, steps = minimize_gradient_norm(land, part, targets, max_steps)
         else:
