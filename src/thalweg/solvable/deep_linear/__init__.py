@@ -42,6 +42,12 @@ from thalweg.solvable.deep_linear.noise import (
     ExampleGradientCovariance,
     GaussianGradientCovariance,
 )
+from thalweg.solvable.deep_linear.observables import Observables, observe
+from thalweg.solvable.deep_linear.plateaus import (
+    Plateau,
+    find_plateaus,
+    initial_strengths,
+)
 from thalweg.solvable.deep_linear.stationary import (
     PointMass,
     StationaryDensity,
@@ -89,6 +95,12 @@ __all__ = [
     "ModeEnsemble",
     "SGDEnsemble",
     "simulate_modes",
+    # what is seen along a run
+    "Observables",
+    "Plateau",
+    "find_plateaus",
+    "initial_strengths",
+    "observe",
     # critical points
     "critical_point",
     "is_strict",
