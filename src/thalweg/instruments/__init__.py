@@ -23,6 +23,7 @@ from thalweg.instruments.local_directions import (
 )
 from thalweg.instruments.merge_trees import MergeTree, merge_tree, neighbor_edges
 from thalweg.instruments.normalization import normalize
+from thalweg.instruments.paths import Path, connect
 from thalweg.instruments.planes import (
     Checkpoint,
     between,
@@ -94,6 +95,9 @@ __all__ = [
     "line",
     "surface",
     "surface_at_points",
+    # paths
+    "Path",
+    "connect",
     # long vectors, summed in float64
     "inner",
     "norm",

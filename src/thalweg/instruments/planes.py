@@ -60,6 +60,20 @@ def read_point(land: Landscape, given: PointLike, name: str = "a") -> Checkpoint
     return Checkpoint(point, buffers)
 
 
+def read_ends(
+    land: Landscape, a: PointLike, b: PointLike
+) -> tuple[Checkpoint, Checkpoint]:
+    """Read two different points.
+
+    Raises:
+        InputError: a and b are the same point.
+    """
+    first, second = read_point(land, a, "a"), read_point(land, b, "b")
+    if torch.equal(first.point, second.point):
+        raise InputError("a and b are the same point: there is no line between them")
+    return first, second
+
+
 def between(land: Landscape, a: PointLike, b: PointLike) -> Directions:
     """Return the direction from a to b; a is at coordinate 0 and b at 1.
 
@@ -71,11 +85,9 @@ def between(land: Landscape, a: PointLike, b: PointLike) -> Directions:
     Raises:
         InputError: a and b are the same point.
     """
-    first, second = read_point(land, a, "a"), read_point(land, b, "b")
+    first, second = read_ends(land, a, b)
     step = second.point - first.point
     length = float(step.double().norm())
-    if not length > 0:
-        raise InputError("a and b are the same point: there is no line between them")
     coordinates = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
     return Directions(
         step[:, None],
@@ -85,7 +97,7 @@ def between(land: Landscape, a: PointLike, b: PointLike) -> Directions:
         labels=(f"b - a, length {length:.3g}",),
         values=torch.tensor([length], dtype=torch.float64),
         anchors={"a": coordinates[0], "b": coordinates[1]},
-        buffers=_buffers(first, second),
+        buffers=common_buffers(first, second),
     )
 
 
@@ -135,11 +147,16 @@ def plane_through(
         ),
         values=lengths.cpu(),
         anchors=dict(zip("abc", anchors, strict=True)),
-        buffers=_buffers(*corners),
+        buffers=common_buffers(*corners),
     )
 
 
-def _buffers(*corners: Checkpoint) -> tuple[dict[str, Tensor], ...] | None:
+def common_buffers(*corners: Checkpoint) -> tuple[dict[str, Tensor], ...] | None:
+    """Return the buffers of all corners, or None where none came with any.
+
+    Raises:
+        InputError: They came with some of the corners only.
+    """
     kept = tuple(corner.buffers for corner in corners if corner.buffers)
     if not kept:
         return None

@@ -13,6 +13,7 @@ from thalweg.landscapes.curvature import (
     NoiseScale,
     free_memory,
 )
+from thalweg.landscapes.curves import Curve, CurveLandscape, NetworkCurve
 from thalweg.landscapes.inner_products import coefficients, gram, inner, norm
 from thalweg.landscapes.inputs import InputLandscape
 from thalweg.landscapes.layout import Block, Layout
@@ -37,6 +38,10 @@ __all__ = [
     "NetworkLandscape",
     "Quadratic",
     "RestrictedLandscape",
+    # curves
+    "Curve",
+    "CurveLandscape",
+    "NetworkCurve",
     # buffers
     "interpolate_buffers",
     "recalibrate",

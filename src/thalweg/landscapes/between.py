@@ -1,5 +1,6 @@
 """The landscape over the affine span of checkpoints, their buffers moving too."""
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -69,6 +70,12 @@ class BetweenLandscape(Landscape):
         )
         self.held += held
         return self.full.with_buffers(buffers)
+
+    def over(self, full: "NetworkLandscape") -> "BetweenLandscape":
+        """Return the same span on other data, such as one of `full.batches(size)`."""
+        other = copy.copy(self)
+        other.full = full
+        return other
 
     def loss(self, points: Float[Tensor, "*batch k"]) -> Float[Tensor, "*batch"]:
         """Return the full landscape's loss at the embedded points."""

@@ -1,0 +1,136 @@
+"""Train the few coefficients of a curve or a subspace on minibatches of a landscape."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from thalweg.errors import InputError
+from thalweg.landscapes import Landscape, NetworkLandscape
+from thalweg.seeding import generator
+from thalweg.training import History, fit
+
+MakeOptimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
+BatchSize = int | Literal["auto"] | None
+Hook = Callable[[Tensor, int], None]
+ROWS = 128
+
+
+class _Coefficients(nn.Module):
+    def __init__(self, values: Tensor) -> None:
+        super().__init__()
+        self.values = nn.Parameter(values)
+
+
+def minimize(
+    start: Tensor,
+    objective: Callable[[Tensor, Landscape, int], Tensor],
+    pieces: Sequence[Landscape],
+    *,
+    steps: int,
+    rate: float,
+    optimizer: MakeOptimizer | None,
+    seed: int,
+    after_step: Hook | None = None,
+) -> tuple[Tensor, History]:
+    """Minimize an objective over coefficients, one piece of the data a step.
+
+    The pieces come in a new seeded order each time around; the learning rate falls
+    along half a cosine to zero.
+
+    Args:
+        start: Coefficients to begin with, of any shape.
+        objective: (coefficients, piece, number of the step) -> scalar with a graph.
+        pieces: Landscapes of parts of the data.
+        steps: How many.
+        rate: Learning rate of the default, Adam.
+        optimizer: Makes another from the list of parameters; its own rate counts.
+        seed: Seed of the order.
+        after_step: Called with the coefficients, to change in place, and the number.
+
+    Returns:
+        The coefficients and the history.
+    """
+    model = _Coefficients(start.clone())
+    descent = (
+        torch.optim.Adam(model.parameters(), lr=rate)
+        if optimizer is None
+        else optimizer(list(model.parameters()))
+    )
+    first = float(descent.param_groups[0]["lr"])
+    order: list[int] = []
+    while len(order) < steps:
+        draws = generator(seed, "pieces", len(order) // len(pieces))
+        order += torch.randperm(len(pieces), generator=draws).tolist()
+
+    def loss(model: nn.Module, batch: tuple[Tensor], state: object) -> Tensor:
+        assert isinstance(model, _Coefficients)
+        step = int(batch[0])
+        return objective(model.values, pieces[order[step]], step)
+
+    def hook(model: nn.Module, state: object) -> None:
+        assert isinstance(model, _Coefficients) and after_step is not None
+        with torch.no_grad():
+            after_step(model.values, int(state.step))  # type: ignore[attr-defined]  # of `fit`
+
+    history = fit(
+        model,
+        loss,
+        (torch.arange(steps),),
+        descent,
+        epochs=1,
+        batch_size=1,
+        shuffle=False,
+        schedules={"lr": lambda done: first * (1 + math.cos(math.pi * done)) / 2},
+        after_step=() if after_step is None else (hook,),
+        seed=seed,
+    )
+    return model.values.detach(), history
+
+
+def linear_model(
+    land: Landscape, point: Tensor
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Return L(point), and x -> L + g · (x - point), with L's value and slope there.
+
+    It carries one gradient of the landscape into any coefficients that x depends on.
+    """
+    value, gradient = land.value_and_gradient(point.detach())
+
+    def model(x: Tensor) -> Tensor:
+        return value.to(x) + (gradient * (x - point.detach())).sum()
+
+    return value.detach(), model
+
+
+def cut(land: Landscape, batch_size: BatchSize) -> list[Landscape]:
+    """Return the landscapes of minibatches; the whole one where there are none.
+
+    Args:
+        land: The landscape.
+        batch_size: Rows; "auto" is 128 where the landscape has rows; None takes all.
+
+    Raises:
+        InputError: It is not positive, or the landscape has no rows.
+    """
+    has_rows = isinstance(land, NetworkLandscape)
+    if batch_size is None or (batch_size == "auto" and not has_rows):
+        return [land]
+    if not has_rows:
+        raise InputError(
+            f"batch_size={batch_size}: this {type(land).__name__} has no rows to take "
+            "batches of; leave it out"
+        )
+    if isinstance(batch_size, int) and batch_size < 1:
+        raise InputError(
+            f"batch_size must be at least 1, None or 'auto', got {batch_size}"
+        )
+    assert isinstance(land, NetworkLandscape)
+    if land.reduction == "sum" and land.weight_decay:
+        raise InputError(
+            'batches of a landscape with reduction="sum" and weight decay do not add '
+            "up to it: give batch_size=None"
+        )
+    return [*land.batches(ROWS if batch_size == "auto" else batch_size)]

@@ -1,0 +1,274 @@
+"""Paths between two points of a landscape along which the loss stays low."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from thalweg.errors import InputError, NonFiniteLossError
+from thalweg.instruments.barriers import Barrier, barrier
+from thalweg.instruments.minimizing import (
+    BatchSize,
+    MakeOptimizer,
+    cut,
+    linear_model,
+    minimize,
+)
+from thalweg.instruments.planes import PointLike, common_buffers, read_ends
+from thalweg.landscapes import (
+    BetweenLandscape,
+    Curve,
+    CurveLandscape,
+    Landscape,
+    NetworkCurve,
+    NetworkLandscape,
+    norm,
+)
+from thalweg.provenance import Meter
+from thalweg.seeding import normal, uniform
+from thalweg.training import History
+
+if TYPE_CHECKING:
+    import xarray
+
+Kind = Literal["bezier", "polyline"]
+GOLDEN = (5**0.5 - 1) / 2
+RATE = 0.03  # of the distance between the ends, root mean square over the coordinates
+
+
+@dataclass(frozen=True)
+class Path:
+    """A path from a to b, and the loss along it.
+
+    Args:
+        curve: φ; `path.curve(t)` are its points.
+        barrier: How much higher than its ends it rises, by every definition.
+        mean: Mean of the loss over t.
+        mean_by_length: Mean of the loss over the length of the path.
+        history: Losses of the training, by step.
+    """
+
+    curve: Curve
+    barrier: Barrier
+    mean: float
+    mean_by_length: float
+    history: History
+
+    @property
+    def line(self) -> "xarray.Dataset":
+        """The loss (and metrics) along the path, dim `t`, with the coordinate `length`.
+
+        Drawn by `line_figure`, as a straight line is.
+        """
+        return self.barrier.line
+
+    @property
+    def pivots(self) -> Float[Tensor, "pivots dim"]:
+        """The points that make the curve, a first and b last."""
+        return self.curve.pivots
+
+    @property
+    def length(self) -> float:
+        """Length of the path."""
+        return self.curve.length
+
+    @property
+    def max(self) -> float:
+        """The largest loss found along the path."""
+        return self.barrier.peak
+
+
+def connect(
+    land: Landscape,
+    a: PointLike,
+    b: PointLike,
+    kind: Kind = "bezier",
+    *,
+    bends: int = 1,
+    steps: int = 600,
+    optimizer: MakeOptimizer | None = None,
+    batch_size: BatchSize = "auto",
+    length_weighted: bool = False,
+    jitter: float = 0.0,
+    points: int = 25,
+    tol: float = 1e-4,
+    seed: int = 0,
+    **settings: Any,
+) -> Path:
+    """Find a path of low loss from a to b.
+
+    A curve φ(t) = sum_k c_k(t) p_k with φ(0) = a and φ(1) = b to the bit, a Bézier
+    curve or a polyline, is trained to minimize the mean of L(φ(t)) over t. Its inner
+    pivots start on the segment. A step takes one t and one minibatch: the gradient in
+    p_k is c_k(t) times the gradient of L at φ(t), through the flat point, so that any
+    landscape will do. The t follow a golden-ratio sequence, even over [0, 1].
+
+    With `length_weighted` the mean is over the length of the path instead of t.
+
+    A network's buffers at φ(t) are those found there under `buffers="recalibrate"` (at
+    the cost of its calibration pass in each step; `calibration_batches` bounds it), and
+    else, where a and b are state dicts or modules, the checkpoints' own, moving
+    linearly in t.
+
+    Args:
+        land: The landscape.
+        a: Point, state dict or module.
+        b: The same.
+        kind: "bezier" or "polyline".
+        bends: Number of inner pivots.
+        steps: Steps of training, one gradient each.
+        optimizer: Makes an optimizer from the list of inner pivots; Adam by default,
+            its rate 3 % of the root mean square of b - a. The rate falls along half a
+            cosine to zero.
+        batch_size: Rows of a step; "auto" is 128 where the landscape has rows; None
+            takes all.
+        length_weighted: See above.
+        jitter: Length of a random displacement of each inner pivot at the start, in
+            units of the distance from a to b; needed where symmetry holds the segment
+            on a ridge.
+        points: Samples along the path, both ends included, before refinement.
+        tol: Length of the last interval of t around the maximum.
+        seed: Seed of everything random.
+        settings: As of `surface`: store, executor, progress, on_error, threads.
+
+    Raises:
+        InputError: The kind is unknown, a number is out of range, or a and b are the
+            same point.
+        CheckpointError: a or b is not finite.
+        NonFiniteLossError: Training meets a loss that is NaN or infinite.
+
+    Cost: `steps` gradients of a minibatch, and the evaluations of `ti.barrier`.
+
+    Source: "Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs",
+    T. Garipov, P. Izmailov, D. Podoprikhin, D. Vetrov, A. G. Wilson, 2018.
+    """
+    if kind not in get_args(Kind):
+        raise InputError(f"kind must be one of {get_args(Kind)}, got {kind!r}")
+    for name, count, least in (
+        ("bends", bends, 1),
+        ("steps", steps, 1),
+        ("points", points, 2),
+    ):
+        if count < least:
+            raise InputError(f"{name} must be at least {least}, got {count}")
+    if not jitter >= 0:
+        raise InputError(f"jitter must not be negative, got {jitter}")
+    first, second = read_ends(land, a, b)
+    ends = torch.stack([first.point, second.point])
+    span = _span(land, ends, common_buffers(first, second))
+    with Meter() as meter:
+        training = _Training(kind, ends, span, length_weighted, seed)
+        inner, history = minimize(
+            _start(ends, bends, jitter, seed),
+            training,
+            cut(land, batch_size),
+            steps=steps,
+            rate=RATE * norm(ends[1] - ends[0]) / land.dim**0.5,
+            optimizer=optimizer,
+            seed=seed,
+        )
+        curve = training.curve(inner)
+        meter.add(gradients=steps)
+        found = barrier(
+            CurveLandscape(land, curve) if span is None else NetworkCurve(span, curve),
+            ends.new_zeros(1),
+            ends.new_ones(1),
+            points,
+            tol=tol,
+            **settings,
+        )
+        meter.add(points=found.evaluations)
+    return _path(curve, found, history, meter, kind=kind, seed=seed)
+
+
+def _span(
+    land: Landscape, ends: Tensor, buffers: Sequence[dict[str, Tensor]] | None
+) -> BetweenLandscape | None:
+    """Return the segment of a network's checkpoints, which knows their buffers."""
+    if not isinstance(land, NetworkLandscape):
+        return None
+    if buffers is None:
+        return land.between(*ends)
+    pairs = zip(ends, buffers, strict=True)
+    return land.between(*[land.unflatten(end) | own for end, own in pairs])
+
+
+def _start(ends: Tensor, bends: int, jitter: float, seed: int) -> Tensor:
+    """Return inner pivots on the segment, displaced at random."""
+    t = torch.arange(1, bends + 1).to(ends)[:, None] / (bends + 1)
+    inner = torch.lerp(ends[0], ends[1], t)
+    if not jitter:
+        return inner
+    scale = jitter * norm(ends[1] - ends[0])
+    noise = torch.stack(
+        [normal(inner.shape[1:], seed, "jitter", k, like=ends) for k in range(bends)]
+    )
+    return inner + scale * noise / noise.norm(dim=1, keepdim=True)
+
+
+class _Training:
+    """The objective of curve training: L at one t of the curve."""
+
+    def __init__(
+        self,
+        kind: Kind,
+        ends: Tensor,
+        span: BetweenLandscape | None,
+        length_weighted: bool,
+        seed: int,
+    ) -> None:
+        self.kind, self.ends, self.span = kind, ends, span
+        self.length_weighted = length_weighted
+        self.offset = float(uniform((1,), seed, "t", like=ends.double()))
+
+    def curve(self, inner: Tensor) -> Curve:
+        return Curve(self.kind, torch.cat([self.ends[:1], inner, self.ends[1:]]))
+
+    def __call__(self, inner: Tensor, land: Landscape, step: int) -> Tensor:
+        curve = self.curve(inner)
+        t = torch.tensor((self.offset + step * GOLDEN) % 1.0, dtype=torch.float64)
+        point = curve(t)
+        if isinstance(land, NetworkLandscape) and self.span is not None:
+            land = self.span.over(land).placed(t.reshape(1))
+        value, model = linear_model(land, point)
+        if not bool(torch.isfinite(value)):
+            raise NonFiniteLossError(
+                f"the loss is {float(value)} at t = {float(t):.4g} of the path, after "
+                f"{step} steps of training: begin elsewhere (`jitter=`, `bends=`) or "
+                "give an optimizer of a smaller rate"
+            )
+        if not self.length_weighted:
+            return model(point)
+        # The weight's mean over t is 1 whatever the pivots, so that any constant may
+        # be taken off the loss that multiplies its gradient.
+        weight = curve.relative_speed(t).to(point)
+        moved = model(point) - value.to(point)
+        return value + weight.detach() * moved + value * (weight - weight.detach())
+
+
+def _path(
+    curve: Curve, found: Barrier, history: History, meter: Meter, **entries: object
+) -> Path:
+    line = found.line
+    t, losses = line["t"].values, line["loss"].values
+    lengths = curve.lengths(t)
+    start = curve.pivots[0]
+    distance = [norm(curve(float(s)) - start) for s in t]
+    line = line.assign_coords(
+        displacement=("t", distance), length=("t", lengths)
+    ).assign_attrs(
+        {name: str(entry) for name, entry in entries.items()},
+        instrument="path",
+        cost=meter.attribute(),
+    )
+    return Path(
+        curve,
+        replace(found, line=line),
+        mean=float(np.trapezoid(losses, t)),
+        mean_by_length=float(np.trapezoid(losses, lengths) / lengths[-1]),
+        history=history,
+    )
