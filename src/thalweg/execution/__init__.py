@@ -11,6 +11,7 @@ from thalweg.execution.interrupts import deferred_interrupt
 from thalweg.execution.jobs import Item, OnError, execute, thread_count
 from thalweg.execution.processes import ProcessExecutor
 from thalweg.execution.progress import Progress, ProgressName, as_progress
+from thalweg.execution.rounds import in_rounds
 from thalweg.execution.store import Store, atomic_file
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "deferred_interrupt",
     "OnError",
     "execute",
+    "in_rounds",
     "thread_count",
     # where finished work is kept
     "Store",

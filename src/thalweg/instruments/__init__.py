@@ -32,6 +32,7 @@ from thalweg.instruments.planes import (
 )
 from thalweg.instruments.principal import pca_directions
 from thalweg.instruments.projections import project_ball, read_norm
+from thalweg.instruments.refinement import Refine
 from thalweg.instruments.spectral_sums import (
     effective_dimension,
     log_determinant,
@@ -89,6 +90,7 @@ __all__ = [
     "resolve_point",
     # lines and surfaces
     "Barrier",
+    "Refine",
     "barrier",
     "curvature_on_plane",
     "gradient_on_plane",

@@ -8,9 +8,9 @@ import numpy as np
 
 from thalweg.execution import thread_count
 from thalweg.instruments.lines import line
+from thalweg.instruments.plane_setup import plane_of
 from thalweg.instruments.planes import PointLike, between
 from thalweg.instruments.sampling import losses
-from thalweg.instruments.surfaces import plane_of
 from thalweg.landscapes import Landscape
 
 if TYPE_CHECKING:

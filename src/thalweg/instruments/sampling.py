@@ -156,6 +156,36 @@ def sample(
     plan: Mapping[str, object],
     *,
     store: str | Path | None,
+    threads: int,
+    **settings: Any,
+) -> tuple[Arrays, int]:
+    """Return the quantity's arrays over all points, and how many were computed now.
+
+    The settings are those of `sample_part`.
+    """
+    chunk = _chunk(plane, len(coordinates))
+    plan = {**plan, "chunk": chunk, "threads": threads, "versions": versions()}
+    kept = Store.resume(store, plan) if store is not None else None
+    return sample_part(
+        plane,
+        coordinates,
+        quantity,
+        "chunk",
+        chunk,
+        store=kept,
+        threads=threads,
+        **settings,
+    )
+
+
+def sample_part(
+    plane: Plane,
+    coordinates: Float[np.ndarray, "points k"],
+    quantity: Quantity,
+    name: str,
+    chunk: int,
+    *,
+    store: Store | None,
     executor: Any,
     progress: ProgressName | Progress | None,
     on_error: OnError,
@@ -165,20 +195,30 @@ def sample(
     """Return the quantity's arrays over all points, and how many were computed now.
 
     A chunk that no worker survived (`on_error="record"`) has `failed` set, and NaN.
+
+    Args:
+        plane: What the points lie on.
+        coordinates: Coordinates of the points.
+        quantity: What is measured.
+        name: Begins the keys of the items.
+        chunk: Points an item.
+        store: Where finished items are kept.
+        executor: See `execute`, also for the next three.
+        progress: Display.
+        on_error: What an error leads to.
+        threads: torch threads a worker.
+        recipe: Builds the landscape in worker processes.
     """
-    chunk = _chunk(plane, len(coordinates))
-    plan = {**plan, "chunk": chunk, "threads": threads, "versions": versions()}
-    kept = Store.resume(store, plan) if store is not None else None
     items = [
-        Item(f"chunk-{i:05d}", (quantity, block, on_error), len(block))
+        Item(f"{name}-{i:05d}", (quantity, block, on_error), len(block))
         for i, block in enumerate(_blocks(coordinates, chunk))
     ]
-    done = kept.done() if kept else set()
+    done = store.done() if store else set()
     results = execute(
         items,
         run_chunk,
         PlaneRecipe(plane, recipe),
-        store=kept,
+        store=store,
         executor=executor,
         progress=progress,
         on_error=on_error,

@@ -1,20 +1,31 @@
 """Surfaces: a landscape over a grid, or over points, in k directions."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from thalweg.errors import InputError, StructureError
+from thalweg.errors import InputError
 from thalweg.execution import OnError, Progress, ProgressName
-from thalweg.instruments.directions import Directions, as_directions, resolve_point
+from thalweg.instruments.adaptive import adaptive_surface
+from thalweg.instruments.directions import Directions, as_directions
+from thalweg.instruments.plane_setup import (
+    Axis,
+    Land,
+    as_float64,
+    check_axes,
+    describe_plane,
+    distances,
+    first,
+    kept_step,
+    plane_of,
+)
+from thalweg.instruments.refinement import Refine
 from thalweg.instruments.sampling import (
     STATUS,
-    Plane,
     Quantity,
     classify,
     curvatures,
@@ -22,14 +33,12 @@ from thalweg.instruments.sampling import (
     losses,
     sample,
 )
-from thalweg.landscapes import Landscape, LinearMap, NetworkLandscape, combine
+from thalweg.landscapes import Landscape, LinearMap
 from thalweg.provenance import Meter, attributes, fingerprint
 
 if TYPE_CHECKING:
     import xarray
 
-Axis = Sequence[float] | np.ndarray | Tensor
-Land = Landscape | Mapping[str, Landscape]
 QUIET = ("variances_held",)  # said where it happened only
 EXTRA = {"gradient": ("direction",), "curvature": ("direction", "other_direction")}
 
@@ -40,6 +49,7 @@ def surface(
     axes: Sequence[Axis],
     at: Float[Tensor, " dim"] | None = None,
     *,
+    refine: Refine | None = None,
     store: str | Path | None = None,
     executor: Any = None,
     progress: ProgressName | Progress | None = None,
@@ -58,6 +68,8 @@ def surface(
         directions: k directions.
         axes: k arrays of coordinates, each strictly increasing or decreasing.
         at: The center; by default the plane's origin, else the landscape's.
+        refine: Where to add points to the grid of `axes`, which then is the coarse one
+            to begin with: see Returns.
         store: Directory in which finished chunks are kept; where it holds this
             surface's begin, that is gone on with, to the identical result.
         executor: "local", "process", "process:N", an executor or a futures object.
@@ -72,9 +84,17 @@ def surface(
         the same pass, `status` (0 ok, 1 NaN, 2 +inf, 3 -inf, 4 exception; with several
         landscapes the largest), and provenance in the attributes, `cost` apart.
 
+        With `refine` the points evaluated lie along the dim `point`: `point_loss` (and
+        the metrics likewise), `point_status`, `point_round` (0 is the coarse grid),
+        coordinates `point_x0`, ...; `neighbors` (edge, 2) joins those that follow one
+        another on an edge of a cell. `loss` is on the regular grid of the smallest
+        steps: where the mask `interpolated` is set, it is linear in log(1 + loss)
+        between the points of the cell around. In a cell with a point that is not
+        finite nothing is interpolated: NaN, and status 5.
+
     Raises:
-        InputError: An axis is empty, not finite or not sorted, or the number of axes
-            is not that of the directions.
+        InputError: An axis is empty, not finite or not sorted, the number of axes is
+            not that of the directions, or the grid cannot be refined as asked.
         StructureError: Directions or landscapes of another dimension.
         StoreError: The store holds something else.
         ExecutionError: A point failed, named by its chunk.
@@ -88,21 +108,22 @@ def surface(
     """
     directions = as_directions(directions, first(land))
     grid = check_axes(axes, directions.k)
-    names = [f"x{j}" for j in range(len(grid))]
-    return measure_grid(
-        "surface",
-        losses,
-        land,
-        directions,
-        dict(zip(names, grid, strict=True)),
-        at,
-        store=store,
-        executor=executor,
-        progress=progress,
-        on_error=on_error,
-        threads=threads,
-        recipe=recipe,
-    )
+    settings: dict[str, Any] = {
+        "store": store,
+        "executor": executor,
+        "progress": progress,
+        "on_error": on_error,
+        "threads": threads,
+        "recipe": recipe,
+    }
+    if refine is not None:
+        if not isinstance(refine, Refine):
+            raise InputError(
+                f"refine must be ti.Refine(max_points=...), got {refine!r}"
+            )
+        return adaptive_surface(land, directions, grid, refine, at, **settings)
+    named = {f"x{j}": axis for j, axis in enumerate(grid)}
+    return measure_grid("surface", losses, land, directions, named, at, **settings)
 
 
 def surface_at_points(
@@ -126,7 +147,7 @@ def surface_at_points(
         InputError: The coordinates are not (M, k), empty or not finite.
     """
     directions = as_directions(directions, first(land))
-    coordinates = _float64(points)
+    coordinates = as_float64(points)
     if coordinates.ndim != 2 or coordinates.shape[1] != directions.k:
         raise InputError(
             f"points must have shape (M, {directions.k}), one column a direction, got "
@@ -237,14 +258,9 @@ def _measured(
     import xarray
 
     plane = plane_of(land, directions, at)
-    named, center = plane.landscapes, plane.center
+    named = plane.landscapes
     provenance = {
-        "instrument": kind,
-        "landscape": {name: one.describe() for name, one in named.items()},
-        "directions": directions.describe(),
-        "gram": directions.gram,
-        "origin": fingerprint(center),
-        "moving_buffers": fingerprint(directions.buffers),
+        **describe_plane(kind, plane, directions),
         "grid": fingerprint(coordinates),
     }
     with Meter() as meter:
@@ -270,9 +286,7 @@ def _measured(
         variables[name] = (dims + inner, array.reshape(*shape, *array.shape[1:]))
     statuses = [classify(variables[name][1], failed) for name in named]
     variables["status"] = (dims, np.max(statuses, axis=0).astype(np.int8))
-    gram = directions.gram.cpu().numpy()
-    squared = np.einsum("pi,ij,pj->p", coordinates, gram, coordinates)
-    displacement = np.sqrt(np.maximum(squared, 0.0)).reshape(shape)
+    displacement = distances(directions, coordinates).reshape(shape)
     return xarray.Dataset(
         variables,
         coords={**coords, "displacement": (dims, displacement)},
@@ -281,138 +295,7 @@ def _measured(
             cost=meter,
             **provenance,
             status_codes=STATUS,
-            **_kept_step(plane, coordinates, displacement),
+            **kept_step(plane, coordinates, displacement),
             threads=threads,
         ),
     )
-
-
-def _kept_step(
-    plane: Plane, coordinates: np.ndarray, displacement: np.ndarray
-) -> dict[str, object]:
-    """Return what half-precision parameters keep of the smallest step, if not all."""
-    moved = np.where(displacement.ravel() > 0, displacement.ravel(), np.inf)
-    i = int(np.argmin(moved))
-    if not np.isfinite(moved[i]):
-        return {}
-    (point,) = plane.walk(coordinates[i : i + 1])
-    kept = {
-        name: land.at(plane.center).effective_step(point)
-        for name, land in plane.landscapes.items()
-        if isinstance(land, NetworkLandscape)
-    }
-    if all(share == 1 for share in kept.values()):
-        return {}
-    return {"effective_step": {"displacement": moved[i], "kept": kept}}
-
-
-def plane_of(land: Land, directions: Directions, at: Tensor | None = None) -> Plane:
-    """Return the plane through the center, in the center's dtype."""
-    named = _named(land)
-    if directions.buffers is not None and at is None:
-        return _moving(named, directions)
-    center = _center(named, directions, at)
-    basis = directions.basis
-    if isinstance(basis, Tensor):
-        basis = basis.to(center).T.contiguous().T  # columns: one pass writes a point
-    return Plane(named, center, basis, direct=isinstance(land, Landscape))
-
-
-def _moving(named: dict[str, Landscape], directions: Directions) -> Plane:
-    """Return the plane over checkpoints whose buffers move with the point.
-
-    It is one of the landscapes between the checkpoints, whose coordinates are the
-    affine ones.
-    """
-    assert directions.origin is not None and directions.buffers is not None
-    origin = directions.origin
-    anchors = torch.stack(list(directions.anchors.values())).to(origin)
-    corners = origin + combine(directions.basis, anchors)
-    lands: dict[str, Landscape] = {}
-    for name, land in named.items():
-        if not isinstance(land, NetworkLandscape):
-            raise InputError(
-                f"directions with buffers need a NetworkLandscape, {name!r} is a "
-                f"{type(land).__name__}"
-            )
-        states = [
-            land.unflatten(corner) | buffers
-            for corner, buffers in zip(corners, directions.buffers, strict=True)
-        ]
-        lands[name] = land.between(*states)
-    weights = directions.affine(torch.eye(directions.k + 1, directions.k))[:, 1:]
-    center = weights[-1]  # the last row is the origin of the plane
-    basis = (weights[:-1] - center).T.to(origin)
-    return Plane(lands, center.to(origin), basis, direct=False)
-
-
-def first(land: Land) -> Landscape:
-    """Return the landscape, or the first of several after checking that they agree.
-
-    Raises:
-        InputError: There is none, or a name is taken.
-        StructureError: Their dimensions differ.
-    """
-    named = _named(land)
-    dims = {name: one.dim for name, one in named.items()}
-    if len(set(dims.values())) > 1:
-        raise StructureError(f"landscapes must have one dimension, got {dims}")
-    return next(iter(named.values()))
-
-
-def _named(land: Land) -> dict[str, Landscape]:
-    if isinstance(land, Landscape):
-        return {"loss": land}
-    if not land:
-        raise InputError("land is an empty dict: give at least one landscape")
-    taken = sorted({"status", "displacement", "failed"} & set(land))
-    if taken:
-        raise InputError(f"{taken[0]!r} is the name of another variable")
-    return dict(land)
-
-
-def _center(
-    named: dict[str, Landscape], directions: Directions, at: Tensor | None
-) -> Tensor:
-    lands = list(named.values())
-    center = resolve_point(lands[0], directions, at)
-    if at is None and directions.origin is None:
-        for name, other in named.items():
-            if other.origin is None or not torch.equal(other.origin, center):
-                raise InputError(
-                    f"landscape {name!r} stands at another point than the first: "
-                    "give `at=`"
-                )
-    return center
-
-
-def _float64(values: Axis) -> np.ndarray:
-    if isinstance(values, Tensor):
-        values = values.detach().cpu().numpy()
-    return np.asarray(values, dtype=np.float64)
-
-
-def check_axes(axes: Sequence[Axis], k: int) -> list[np.ndarray]:
-    """Return the axes as float64 arrays.
-
-    Raises:
-        InputError: Not one axis a direction, or one of them is no sorted finite array.
-    """
-    if len(axes) != k:
-        raise InputError(f"axes must be {k}, one a direction, got {len(axes)}")
-    grid = []
-    for j, axis in enumerate(axes):
-        values = _float64(axis)
-        if values.ndim != 1 or not values.size:
-            raise InputError(
-                f"axes[{j}] must be a non-empty 1-D array, got shape {values.shape}"
-            )
-        if not np.isfinite(values).all():
-            raise InputError(f"axes[{j}] must be finite, got {values}")
-        steps = np.diff(values)
-        if not ((steps > 0).all() or (steps < 0).all()):
-            raise InputError(
-                f"axes[{j}] must be strictly increasing or decreasing, got {values}"
-            )
-        grid.append(values)
-    return grid
