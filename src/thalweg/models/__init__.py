@@ -1,6 +1,7 @@
 """Networks that the demo, the studies and published checkpoints need."""
 
 from thalweg.models.convolutional import small_cnn
+from thalweg.models.copying import copy_model
 from thalweg.models.graph import (
     Graph,
     Kind,
@@ -15,6 +16,8 @@ __all__ = [
     # networks
     "mlp",
     "small_cnn",
+    # a copy that may be touched
+    "copy_model",
     # a network as typed nodes
     "Graph",
     "Kind",

@@ -4,7 +4,6 @@ Shared by everything that walks through a network operation by operation. What a
 of operation means for permutations, bounds or regions belongs to those who ask.
 """
 
-import copy
 import operator
 import traceback
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from thalweg.errors import StructureError
+from thalweg.models.copying import copy_model
 
 Kind = Literal[
     "input",
@@ -217,7 +217,7 @@ def trace_graph(model: nn.Module, example: Tensor) -> Graph:
         >>> [str(n) for n in trace_graph(net, torch.zeros(2, 3)).nodes[1:4]]
         ["linear at '0'", "leaky_relu at '1'", "linear at '2'"]
     """
-    bound = _Bound(copy.deepcopy(model).eval())
+    bound = _Bound(copy_model(model).eval())
     shape = tuple(example.shape)
     with torch.no_grad():
         try:

@@ -30,6 +30,11 @@ from thalweg.solvable.relu_topology.labels import (
     effective_components,
 )
 from thalweg.solvable.relu_topology.layer_pairs import LayerPair
+from thalweg.solvable.relu_topology.monitoring import (
+    CrossingRisk,
+    Monitor,
+    crossing_risk,
+)
 from thalweg.solvable.relu_topology.reachability import (
     NeuronCount,
     Reachability,
@@ -62,9 +67,12 @@ __all__ = [
     "drift_rate",
     "predict_drift",
     # torch models
+    "CrossingRisk",
     "LayerPair",
+    "Monitor",
     "Scan",
     "ScannedPair",
+    "crossing_risk",
     "scan",
     # random starts
     "lock_probability",

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from thalweg.errors import StructureError
 from thalweg.models import Graph, Node, operation_of, trace_graph
+from thalweg.solvable.relu_topology.layer_weights import weight_parameter
 
 LAYERS = ("linear", "conv")
 _MODULES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -249,8 +250,8 @@ def _layer_objection(
 
 def weights_objection(model: nn.Module, first: str, second: str) -> str:
     """Say why the weights of two layers do not follow the flow together."""
-    own = [*model.get_submodule(first).parameters(recurse=False)]
-    own += [model.get_submodule(second).weight]  # type: ignore[list-item]  # checked to be a layer
+    own: list[Tensor] = [*model.get_submodule(first).parameters(recurse=False)]
+    own.append(weight_parameter(model.get_submodule(second)))
     if len({p.requires_grad for p in own}) > 1:
         return "part of the weights is frozen"
     used = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))

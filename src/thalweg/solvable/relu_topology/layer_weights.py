@@ -1,5 +1,6 @@
 """Weights into and out of the hidden neurons of two layers, convolutions included."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,14 +18,12 @@ class NeuronWeights:
         outer: Weights out of each (l, e).
         ins: Entries of `inner` that pruning leaves, for each neuron.
         outs: Likewise those of `outer`.
-        biased: Whether the last column of `inner` is a bias.
     """
 
     inner: Tensor
     outer: Tensor
     ins: Tensor
     outs: Tensor
-    biased: bool
 
 
 def neuron_weights(first: nn.Module, second: nn.Module) -> NeuronWeights:
@@ -32,34 +31,56 @@ def neuron_weights(first: nn.Module, second: nn.Module) -> NeuronWeights:
 
     A channel of a convolution is one neuron with all the entries of its kernels; a
     Linear after a flattened map has one weight for each position. Masks of
-    `torch.nn.utils.prune` are respected. Shares memory with the layers; O(1).
+    `torch.nn.utils.prune` are respected.
 
     Raises:
         StructureError: The second layer does not read the outputs of the first.
     """
-    inner, ins = _weight(first).flatten(1), _mask(first).flatten(1)
-    bias = first.bias
-    if isinstance(bias, Tensor):
-        inner = torch.cat([inner, bias[:, None]], 1)
-        ins = torch.cat([ins, torch.ones_like(ins[:, :1])], 1)
-    neurons = len(inner)
-    outer = _outgoing(second, _weight(second), neurons)
-    outs = _outgoing(second, _mask(second), neurons)
-    return NeuronWeights(inner, outer, ins.sum(1), outs.sum(1), bias is not None)
+    inner, outer = by_neuron(first, second, lambda p: p)
+    kept_in, kept_out = by_neuron(first, second, torch.ones_like)
+    return NeuronWeights(inner, outer, (kept_in != 0).sum(1), (kept_out != 0).sum(1))
 
 
-def _weight(layer: nn.Module) -> Tensor:
-    weight = layer.weight
+def by_neuron(
+    first: nn.Module, second: nn.Module, values: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Return rows (l, d) in and (l, e) out of what belongs to the layers' parameters.
+
+    Args:
+        first: The layer into the neurons.
+        second: The layer out of them.
+        values: Maps a parameter to a tensor of its shape: itself, or its gradient.
+
+    Raises:
+        StructureError: The second layer does not read the outputs of the first.
+    """
+    inner = _masked(first, values).flatten(1)
+    if isinstance(first.bias, Tensor):
+        inner = torch.cat([inner, values(first.bias)[:, None]], 1)
+    return inner, _outgoing(second, _masked(second, values), len(inner))
+
+
+def squared_norms(first: nn.Module, second: nn.Module) -> tuple[Tensor, Tensor]:
+    """Return |w1|² and |w2|² of each neuron, in the model's dtype, without a copy."""
+    weight = _masked(first, lambda p: p)
+    inner = torch.linalg.vector_norm(weight.flatten(1), dim=1).square()
+    if isinstance(first.bias, Tensor):
+        inner = inner + first.bias.square()
+    outer = _outgoing(second, _masked(second, lambda p: p), len(weight))
+    return inner, torch.linalg.vector_norm(outer, dim=1).square()
+
+
+def weight_parameter(layer: nn.Module) -> Tensor:
+    """Return the parameter behind a layer's weight, pruned or not."""
+    weight = getattr(layer, "weight_orig", layer.weight)
     assert isinstance(weight, Tensor)
     return weight
 
 
-def _mask(layer: nn.Module) -> Tensor:
-    """Return what `torch.nn.utils.prune` leaves of a weight."""
+def _masked(layer: nn.Module, values: Callable[[Tensor], Tensor]) -> Tensor:
+    result = values(weight_parameter(layer))
     mask = getattr(layer, "weight_mask", None)
-    if mask is None:
-        return torch.ones_like(_weight(layer), dtype=torch.bool)
-    return mask.bool()
+    return result if mask is None else result * mask
 
 
 def _outgoing(layer: nn.Module, weight: Tensor, neurons: int) -> Tensor:

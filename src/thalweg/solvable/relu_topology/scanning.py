@@ -1,6 +1,5 @@
 """Sign-locked neurons, components and Betti numbers of a torch model."""
 
-import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.errors import InputError, StructureError
+from thalweg.models import copy_model
 from thalweg.seeding import seeded
 from thalweg.solvable.relu_topology.betti import poincare_polynomial
 from thalweg.solvable.relu_topology.conservation import Invariants, invariants
@@ -201,8 +201,23 @@ def scan(
         >>> len(found.pairs), found.pairs[0].log2_components == found.locked
         (1, True)
     """
-    known = _known_pairs(model, example_input, pairs)
-    taken, skipped = [], []
+    taken, skipped = conserved_pairs(model, example_input, pairs, force=force)
+    dead = _dead(model, taken, data) if data is not None else {}
+    found = tuple(_scanned(model, pair, rtol, dead.get(pair.first)) for pair in taken)
+    return Scan(found, tuple(skipped))
+
+
+def conserved_pairs(
+    model: nn.Module,
+    example: Tensor | None,
+    pairs: Sequence[tuple[str, str]] | None,
+    *,
+    force: bool = False,
+) -> tuple[list[LayerPair], list[LayerPair]]:
+    """Return the pairs to take and those to skip; raises as `scan` does."""
+    known = _known_pairs(model, example, pairs)
+    taken: list[LayerPair] = []
+    skipped: list[LayerPair] = []
     for pair in known:
         if not pair.objection or (force and pair.activation):
             taken.append(pair)
@@ -214,9 +229,7 @@ def scan(
             )
         else:
             skipped.append(pair)
-    dead = _dead(model, taken, data) if data is not None else {}
-    found = tuple(_scanned(model, pair, rtol, dead.get(pair.first)) for pair in taken)
-    return Scan(found, tuple(skipped))
+    return taken, skipped
 
 
 def layers_of(model: nn.Module, pair: LayerPair) -> NeuronWeights:
@@ -282,7 +295,7 @@ def _dead(
     model: nn.Module, pairs: Sequence[LayerPair], data: Tensor | Iterable[Any]
 ) -> dict[str, np.ndarray]:
     """Return the neurons that are never active, for layers before a ReLU."""
-    twin = copy.deepcopy(model).eval()
+    twin = copy_model(model).eval()
     names = [p.first for p in pairs if {"relu"} & set(p.between)]
     active: dict[str, Tensor] = {}
 
