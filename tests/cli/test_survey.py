@@ -104,6 +104,8 @@ QUICK = ["--budget", "4s", "--only", "point,trace", "--progress", "none"]
         (["nets.py:triple", "--only", "paths"], "needs 2 checkpoints"),
         (["nets.py:triple", "--layers", "fc.*"], "no name matches"),
         (["nets.py:triple", "--plan", "gone"], "no plan at"),
+        (["nets.py:triple", "--executor", "proces"], "'proces' is not known"),
+        (["nets.py:triple", "--address", "auto"], "goes with executor='ray'"),
         (["nets.py:triple", "--config", "gone.toml"], "cannot be read"),
         (["--weight-decay", "0.1"], "needs a TARGET"),
         (["--checkpoint", "m0.safetensors"], "needs a TARGET"),

@@ -190,7 +190,9 @@ def test_a_worker_that_dies_four_times_fails_and_keeps_the_rest(processes, tmp_p
         return dots(constant, i)
 
     store = Store.create(tmp_path, {})
-    with pytest.raises(ExecutionError, match=r"'i1'.*died 4 times.*-9, -9, -9, -9"):
+    with pytest.raises(
+        ExecutionError, match=r"'i1'.*died 4 times.*exit code -9, usually"
+    ):
         execute(items(4), deadly, recipe, executor=processes, store=store)
     assert "i0" in store.done() and "i1" not in store.done()
     result = execute(

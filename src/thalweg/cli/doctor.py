@@ -15,6 +15,7 @@ _CORE = ("scipy", "xarray", "zarr", "gudhi", "plotly", "matplotlib", "scikit-lea
 _EXTRAS = {
     "data": ("mlxtend", "scikit-image", "Hershey-Fonts"),
     "merging": ("transformers", "pyyaml"),
+    "ray": ("ray",),
     "docs": ("mkdocs-material", "mkdocstrings"),
 }
 

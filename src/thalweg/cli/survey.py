@@ -65,7 +65,16 @@ def survey(
     ] = False,
     executor: Annotated[
         str | None,
-        typer.Option(help="Where surfaces run: local, or process:2 for two workers."),
+        typer.Option(
+            help="Where surfaces run: local, process:2 for two workers, or ray."
+        ),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="With --executor ray, the cluster to join: auto for the one that "
+            "runs, or host:port. Without it one is started here for the survey."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of every random number.")] = 0,
     progress: Progress = "auto",
@@ -87,6 +96,7 @@ def survey(
         plan=plan,
         resume=resume,
         executor=executor,
+        address=address,
         seed=seed,
         progress="none" if json and progress == "auto" else progress,
     )

@@ -6,11 +6,13 @@ from thalweg.execution.executors import (
     FuturesExecutor,
     LocalExecutor,
     as_executor,
+    running_executor,
 )
 from thalweg.execution.interrupts import deferred_interrupt
 from thalweg.execution.jobs import Item, OnError, execute, thread_count
 from thalweg.execution.processes import ProcessExecutor
 from thalweg.execution.progress import Progress, ProgressName, as_progress
+from thalweg.execution.ray_actors import RayExecutor
 from thalweg.execution.rounds import in_rounds
 from thalweg.execution.store import Store, atomic_file
 
@@ -32,7 +34,9 @@ __all__ = [
     "FuturesExecutor",
     "LocalExecutor",
     "ProcessExecutor",
+    "RayExecutor",
     "as_executor",
+    "running_executor",
     # what is shown
     "Progress",
     "ProgressName",

@@ -3,12 +3,13 @@
 An executor holds one big constant (model, data, directions) where the work is done;
 a task carries small arguments only. Here are the protocol, the executor in this
 process and the adapter of bare futures objects; `processes` has the one of worker
-processes.
+processes, `ray_actors` that of a Ray cluster.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 from thalweg.errors import InputError
@@ -131,32 +132,69 @@ def _count_workers(client: Any) -> int:
     return int(getattr(client, "_max_workers", 4))
 
 
-def as_executor(executor: Any = None) -> Executor:
+def as_executor(executor: Any = None, *, address: str | None = None) -> Executor:
     """Return the executor that a setting names.
 
     Args:
         executor: None or `"local"`; `"process"` (one worker a core), `"process:3"` or
-            the number of worker processes; an `Executor`; or a bare futures object
-            with `submit` (Dask `Client`, `concurrent.futures` pool).
+            the number of worker processes; `"ray"`, `"ray:3"`; an `Executor`; or a
+            bare futures object with `submit` (Dask `Client`, `concurrent.futures`
+            pool).
+        address: Of a Ray cluster, see `RayExecutor`; goes with `"ray"` only.
 
     Raises:
         InputError: It is none of these.
+        MissingExtraError: Ray is asked for and not installed.
+        ExecutionError: No Ray cluster answers at the address.
     """
     from thalweg.execution.processes import ProcessExecutor
+    from thalweg.execution.ray_actors import RayExecutor
 
-    if executor is None or executor == "local":
+    name, count = _named(executor)
+    if address is not None and name != "ray":
+        raise InputError(
+            f"address={address!r} goes with executor='ray' or 'ray:N', "
+            f"got executor={executor!r}"
+        )
+    if executor is None or name == "local":
         return LocalExecutor()
-    if isinstance(executor, int) and not isinstance(executor, bool):
-        return ProcessExecutor(executor)
-    if isinstance(executor, str):
-        name, _, count = executor.partition(":")
-        if name == "process" and (not count or count.isdigit()):
-            return ProcessExecutor(int(count) if count else None)
-    elif isinstance(executor, Executor):
+    if name == "process":
+        return ProcessExecutor(count)
+    if name == "ray":
+        return RayExecutor(count, address=address)
+    if isinstance(executor, Executor):
         return executor
-    elif callable(getattr(executor, "submit", None)):
+    if not isinstance(executor, str) and callable(getattr(executor, "submit", None)):
         return FuturesExecutor(executor)
     raise InputError(
-        f"executor={executor!r} is not known; give 'local', 'process', 'process:N', a "
-        "number of worker processes, an Executor or an object with submit()"
+        f"executor={executor!r} is not known; give 'local', 'process', 'process:N', "
+        "'ray', 'ray:N', a number of worker processes, an Executor or an object with "
+        "submit()"
     )
+
+
+@contextmanager
+def running_executor(
+    executor: Any = None, *, address: str | None = None
+) -> Iterator[Executor]:
+    """Lend the executor of a setting; one that is made here is closed at the end."""
+    workers = as_executor(executor, address=address)
+    try:
+        yield workers
+    finally:
+        if workers is not executor:
+            workers.close()
+
+
+def _named(executor: Any) -> tuple[str, int | None]:
+    """Return the kind of executor and the number of workers that a setting names."""
+    if isinstance(executor, int) and not isinstance(executor, bool):
+        return "process", executor
+    if not isinstance(executor, str):
+        return "", None
+    if executor == "local":
+        return "local", None
+    name, _, count = executor.partition(":")
+    if name in ("process", "ray") and (not count or count.isdigit()):
+        return name, int(count) if count else None
+    return "", None

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from thalweg.errors import ExecutionError, InputError, ThalwegError
-from thalweg.execution.executors import Executor, as_executor
+from thalweg.execution.executors import Executor, running_executor
 from thalweg.execution.interrupts import deferred_interrupt
 from thalweg.execution.progress import Progress, ProgressName, as_progress
 from thalweg.execution.store import Store, check_key
@@ -78,7 +78,7 @@ def execute(
     if waiting:
         total = sum(item.size for item in items)
         display = as_progress(progress)
-        with thread_count(threads), _executor(executor) as workers:
+        with thread_count(threads), running_executor(executor) as workers:
             handle = workers.open(_Recipe(recipe, threads))
             display.start(total, total - sum(item.size for item in waiting))
             try:
@@ -215,13 +215,3 @@ def thread_count(threads: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def _executor(executor: Any) -> Iterator[Executor]:
-    workers = as_executor(executor)
-    try:
-        yield workers
-    finally:
-        if workers is not executor:
-            workers.close()

@@ -12,29 +12,43 @@ import traceback
 from typing import Any, BinaryIO
 
 
+class Bench:
+    """Where a worker works: holds one constant and answers in bytes."""
+
+    def __init__(self) -> None:
+        self._constant: Any = None
+
+    def answer(self, kind: str, payload: bytes) -> bytes:
+        """Return the pickle of (True, result) or (False, exception).
+
+        Args:
+            kind: "open" builds the constant of a packed recipe in place of the one
+                held, "run" does a packed task on it.
+            payload: The recipe or the task.
+        """
+        try:
+            if kind == "open":
+                self._constant = None  # two at once may not fit
+                self._constant = pickle.loads(payload)()
+                return pickle.dumps((True, None))
+            function, args = pickle.loads(payload)
+            return pickle.dumps((True, function(self._constant, *args)))
+        except Exception as error:
+            return _failure(error)
+
+
 def serve(source: BinaryIO, sink: BinaryIO) -> None:
     """Answer frames until the parent closes the pipe or is gone."""
     from thalweg.execution.channel import receive, send
 
     sys.path[:] = pickle.loads(receive(source))
-    constant = None
+    bench = Bench()
     while True:
         try:
             kind, payload = pickle.loads(receive(source))
         except EOFError:
             return
-        try:
-            if kind == "open":
-                constant = None  # two at once may not fit
-                constant = pickle.loads(payload)()
-                answer = True, None
-            else:
-                function, args = pickle.loads(payload)
-                answer = True, function(constant, *args)
-            frame = pickle.dumps(answer)
-        except Exception as error:
-            frame = _failure(error)
-        send(sink, frame)
+        send(sink, bench.answer(kind, payload))
 
 
 def _failure(error: Exception) -> bytes:

@@ -72,7 +72,8 @@ def surface(
             to begin with: see Returns.
         store: Directory in which finished chunks are kept; where it holds this
             surface's begin, that is gone on with, to the identical result.
-        executor: "local", "process", "process:N", an executor or a futures object.
+        executor: "local", "process", "process:N", "ray", "ray:N", an executor
+            (`thalweg.execution.RayExecutor(address="auto")`) or a futures object.
         progress: "auto", "plain", "none" or a display.
         on_error: "raise", or "record": the point has NaN and status 4.
         threads: torch threads each worker computes with, part of the plan.

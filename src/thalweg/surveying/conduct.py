@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from thalweg.errors import InputError, ThalwegWarning
-from thalweg.execution import thread_count
+from thalweg.execution import running_executor, thread_count
 from thalweg.landscapes import Landscape, NetworkLandscape, free_memory
 from thalweg.provenance import fingerprint, to_json
 from thalweg.surveying import budget as budgets
@@ -76,6 +76,7 @@ def survey(
     plan: Plan | str | Path | None = None,
     resume: bool = False,
     executor: "Executor | str | None" = None,
+    address: str | None = None,
     recipe: Callable[[], Landscape] | None = None,
     seed: int = 0,
     progress: Any = "auto",
@@ -101,6 +102,7 @@ def survey(
         plan: A plan to repeat, or the directory of the survey that made it.
         resume: Go on with the survey in `out`.
         executor: Where surfaces run, see `ti.surface`.
+        address: Of the cluster, with `executor="ray"`; see `RayExecutor`.
         recipe: Builds the landscape in worker processes; it is sent to them otherwise.
         seed: Seed of every random number.
         progress: "auto", "plain" or "none".
@@ -112,6 +114,7 @@ def survey(
             a point that is not finite, has one dimension, or two checkpoints have
             the same weights.
         StoreError: `out` holds another survey.
+        ExecutionError: No cluster answers at the address.
     """
     if landscape.dim < 2:
         raise InputError(
@@ -125,32 +128,33 @@ def survey(
             "infinite: training diverged, or the checkpoint is damaged"
         )
     _refuse_twins(landscape, checkpoints or {})
-    directory = None if out is None else Path(out)
-    chosen = _plan(
-        landscape,
-        plan=plan,
-        directory=directory if resume else None,
-        budget=budget,
-        memory=memory,
-        only=only,
-        layers=layers,
-        checkpoints=len(checkpoints or ()),
-        seed=seed,
-    )
-    identity = fingerprint(landscape.describe(), landscape.point())
-    archive = Archive.create(directory, chosen, identity, resume=resume)
-    land = _thinned(landscape, chosen)
-    context = Context(
-        land,
-        chosen,
-        archive,
-        executor=executor,
-        recipe=recipe if land is landscape else None,  # a thinned one is another
-        progress=progress,
-        checkpoints=checkpoints or {},
-    )
-    with thread_count(chosen.threads):
-        _run(context)
+    with running_executor(executor, address=address) as workers:
+        directory = None if out is None else Path(out)
+        chosen = _plan(
+            landscape,
+            plan=plan,
+            directory=directory if resume else None,
+            budget=budget,
+            memory=memory,
+            only=only,
+            layers=layers,
+            checkpoints=len(checkpoints or ()),
+            seed=seed,
+        )
+        identity = fingerprint(landscape.describe(), landscape.point())
+        archive = Archive.create(directory, chosen, identity, resume=resume)
+        land = _thinned(landscape, chosen)
+        context = Context(
+            land,
+            chosen,
+            archive,
+            executor=workers,
+            recipe=recipe if land is landscape else None,  # a thinned one is another
+            progress=progress,
+            checkpoints=checkpoints or {},
+        )
+        with thread_count(chosen.threads):
+            _run(context)
     summary = summarize(
         archive.datasets,
         chosen,

@@ -2,13 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from thalweg.errors import InputError
+from thalweg.execution import running_executor
 from thalweg.landscapes import NetworkLandscape, load_target
 from thalweg.surveying.conduct import Survey, survey
+
+if TYPE_CHECKING:
+    from thalweg.execution import Executor
 
 DEMO = "small CNN on 1,437 handwritten digits"
 
@@ -18,6 +22,8 @@ def survey_target(
     *,
     checkpoints: Sequence[str | Path] = (),
     weight_decay: float | None = None,
+    executor: "Executor | str | None" = None,
+    address: str | None = None,
     seed: int = 0,
     **options: Any,
 ) -> Survey:
@@ -27,6 +33,8 @@ def survey_target(
         target: "package.module:name" or "path/to/file.py:name".
         checkpoints: Files; several draw lines, planes and barriers between them.
         weight_decay: Of the surveyed loss.
+        executor: Where surfaces run.
+        address: Of the cluster, with `executor="ray"`; asked before anything is done.
         seed: Seed of the survey, and of the demo's training.
         **options: Keywords of `survey`.
 
@@ -34,9 +42,22 @@ def survey_target(
         TargetError: The TARGET does not import, or names something else.
         CheckpointError: A checkpoint cannot be read or does not fit.
         InputError: An option is not understood.
+        ExecutionError: No cluster answers at the address.
     """
-    if target is None:
-        return _survey_demo(checkpoints, weight_decay, seed, options)
+    with running_executor(executor, address=address) as workers:
+        options["executor"] = workers
+        if target is None:
+            return _survey_demo(checkpoints, weight_decay, seed, options)
+        return _survey_target(target, checkpoints, weight_decay, seed, options)
+
+
+def _survey_target(
+    target: str,
+    checkpoints: Sequence[str | Path],
+    weight_decay: float | None,
+    seed: int,
+    options: dict[str, Any],
+) -> Survey:
     given: dict[str, Any] = {}
     if weight_decay is not None:
         given["weight_decay"] = weight_decay
