@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from thalweg.execution.executors import Executor, FutureLike, as_executor
+from thalweg.execution.executors import Executor, FutureLike, running_executor
 from thalweg.execution.progress import Progress, ProgressName, as_progress
 
 
@@ -14,8 +14,12 @@ class _Opened:
     """An executor that opens the constant of the first job for all of them."""
 
     def __init__(self, inner: Executor) -> None:
-        self.inner, self.workers = inner, inner.workers
+        self.inner = inner
         self._handles: list[Any] = []
+
+    @property
+    def workers(self) -> int:
+        return self.inner.workers  # a cluster's is known once the constant is opened
 
     def open(self, recipe: Callable[[], Any]) -> Any:
         if not self._handles:
@@ -72,12 +76,10 @@ def in_rounds(
         progress: See `as_progress`.
         total: Points of all rounds, at most.
     """
-    workers = as_executor(executor)
     display = RoundProgress(as_progress(progress), total)
-    try:
-        yield _Opened(workers), display
-    finally:
-        if display.begun:
-            display.display.close()
-        if workers is not executor:
-            workers.close()
+    with running_executor(executor) as workers:
+        try:
+            yield _Opened(workers), display
+        finally:
+            if display.begun:
+                display.display.close()
