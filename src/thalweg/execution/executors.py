@@ -37,12 +37,15 @@ class FutureLike(Protocol):
 class Executor(Protocol):
     """Holds constants where the work is done and runs functions on them.
 
-    `workers` is how many tasks run at once. `open(recipe)` builds the constant of a
+    `open(recipe)` builds the constant of a
     job, once a worker: `recipe` is a callable without arguments. `submit` runs
     `function(constant, *args)`. `close` ends what the executor started.
     """
 
-    workers: int
+    @property
+    def workers(self) -> int:
+        """How many tasks run at once, known after `open`."""
+        ...
 
     def open(self, recipe: Recipe) -> Handle:
         """Prepare the constant `recipe()` on every worker."""
