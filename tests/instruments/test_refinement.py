@@ -8,9 +8,9 @@ import pytest
 
 from thalweg import instruments as ti
 from thalweg.errors import InputError
-from thalweg.instruments.merge_trees import grid_edges
 from thalweg.instruments.refinement import Mesh, from_heights, to_heights
 from thalweg.instruments.regridding import Regridding, mesh_edges
+from thalweg.instruments.sample_graphs import grid_edges
 
 
 def grown(function, shape, refine):

@@ -10,7 +10,10 @@ import xarray
 
 from thalweg import instruments as ti
 from thalweg.errors import InputError
+from thalweg.instruments.sample_graphs import grid_edges
+from thalweg.landscapes import Landscape
 
+LINE = ti.persistence(np.zeros(3))
 SHAPES = [(60,), (1,), (9, 11), (1, 6), (5, 4, 6)]
 
 
@@ -211,6 +214,63 @@ def test_surfaces_tensors_and_shares():
         ti.persistence(dataset, variable="accuracy")
 
 
+@pytest.mark.parametrize("dim", [1, 2, 3])
+@pytest.mark.parametrize("neighbors", [None, 5])
+def test_both_routes_agree_on_scattered_points(dim, neighbors):
+    random = np.random.default_rng(dim)
+    points, values = random.uniform(size=(150, dim)), random.normal(size=150)
+    edges = ti.neighbor_edges(points, neighbors)
+    a, b = ti.persistence(values, edges), ti.merge_tree(values, edges).pairs
+    same(a, b)
+    values[random.permutation(150)[:20]] = np.nan
+    values = np.round(values, 1)  # ties, too
+    a, b = ti.persistence(values, edges), ti.merge_tree(values, edges).pairs
+    assert a.nonfinite == b.nonfinite == 20
+    for first, second in ((a.birth, b.birth), (a.death, b.death)):
+        np.testing.assert_array_equal(np.sort(first), np.sort(second))
+
+
+def test_a_grid_is_the_graph_of_its_neighbors():
+    values = grid((7, 9), 5)
+    for connectivity in ("axis", "full"):
+        edges = grid_edges(values.shape, connectivity)
+        on_graph = ti.persistence(values.ravel(), edges)
+        on_grid = ti.persistence(values, connectivity=connectivity)
+        same(on_graph, on_grid)
+
+
+def test_datasets_of_scattered_points_bring_their_neighbors():
+    well = DoubleWell(2, origin=torch.zeros(2, dtype=torch.float64))
+    plane = torch.eye(2, dtype=torch.float64)
+    axis = np.linspace(-1.6, 1.6, 9)
+    fine = ti.surface(well, plane, [axis, axis], refine=ti.Refine(400))
+    tree, pairs = ti.merge_tree(fine), ti.persistence(fine)
+    same(tree.pairs, pairs)
+    assert pairs.shape == (fine.sizes["point"],)
+    deep = pairs.above(0.2)
+    at = np.stack([fine["point_x0"], fine["point_x1"]], 1)[deep.birth_index]
+    np.testing.assert_allclose(np.abs(at), [[1, 0], [1, 0]], atol=0.06)
+    top = deep.saddle_index[1]
+    assert abs(fine["point_x0"].values[top]) < 0.06 and deep.death[1] == pytest.approx(
+        1, abs=0.01
+    )
+    labels = tree.basins(0.2)
+    assert (np.sign(fine["point_x0"].values) == np.sign(at[:, 0])[0])[
+        labels == deep.birth_index[0]
+    ].mean() > 0.9
+    points = np.random.default_rng(0).uniform(-1.6, 1.6, size=(500, 2))
+    scattered = ti.surface_at_points(well, plane, points)
+    deep = ti.merge_tree(scattered).pairs.above(0.4)
+    assert len(deep) == 2 and deep.shape == (500,)
+    same(ti.persistence(scattered).above(0.4), deep)
+
+
+class DoubleWell(Landscape):
+    def loss(self, points):
+        x, y = points[..., 0], points[..., 1]
+        return (x**2 - 1) ** 2 + y**2 + 0.05 * x
+
+
 def test_bottleneck_distance():
     a = ti.persistence(np.array([0.0, 2.0, 1.0, 3.0]))
     b = ti.persistence(np.array([0.0, 2.0, 1.5, 3.0]))
@@ -219,11 +279,63 @@ def test_bottleneck_distance():
     assert ti.bottleneck_distance(a, b) == pytest.approx(0.5)
 
 
+def test_distances_against_their_closed_forms():
+    a = ti.persistence(np.array([0.0, 2.0, 1.0, 3.0]))
+    b = ti.persistence(np.array([0.0, 2.0, 1.5, 3.0]))
+    for order in (1, 2, 5):
+        assert ti.wasserstein_distance(a, a, order) == 0
+        assert ti.wasserstein_distance(a, b, order) == pytest.approx(0.5)
+    # One pair less: (1, 2) and (4, 4.5) go to the diagonal, half their length each.
+    both = ti.persistence(np.array([0.0, 2.0, 1.0, 4.5, 4.0, 5.0]))
+    one = ti.persistence(np.array([0.0, 5.0]))
+    assert ti.wasserstein_distance(both, one) == pytest.approx(0.5 + 0.25)
+    assert ti.wasserstein_distance(both, one, 2) == pytest.approx(
+        (0.25 + 0.0625) ** 0.5
+    )
+    assert ti.bottleneck_distance(both, one) == pytest.approx(0.5)
+    nothing = ti.persistence(np.full(3, np.nan))
+    assert ti.wasserstein_distance(nothing, nothing) == 0
+    assert ti.bottleneck_distance(nothing, nothing) == 0
+
+
+@pytest.mark.parametrize("order", [1.0, 2.0])
+def test_the_wasserstein_distance_agrees_with_an_independent_one(order):
+    from gudhi.hera import wasserstein_distance
+
+    a, b = ti.persistence(grid((9, 9), 1)), ti.persistence(grid((9, 9), 2))
+    cap = max(p[np.isfinite(p)].max() for p in (a.birth, a.death, b.birth, b.death))
+    peer = wasserstein_distance(
+        a.capped(cap), b.capped(cap), order=order, internal_p=np.inf, delta=1e-4
+    )
+    assert ti.wasserstein_distance(a, b, order) == pytest.approx(peer, rel=2e-4)
+    large = ti.wasserstein_distance(a, b, 200)
+    assert large == pytest.approx(ti.bottleneck_distance(a, b), rel=0.03)
+
+
+def test_diagrams_move_no_more_than_the_surface():
+    first = grid((12, 12), 3)
+    second = first + np.random.default_rng(4).uniform(-0.1, 0.1, size=first.shape)
+    a, b = ti.persistence(first), ti.persistence(second)
+    gap = np.abs(first - second).max()
+    assert 0 < ti.bottleneck_distance(a, b) <= gap + 1e-12
+
+
 def test_bad_input_is_refused():
     with pytest.raises(InputError, match="got shape"):
         ti.persistence(np.zeros((0, 3)))
     with pytest.raises(InputError, match="connectivity must be"):
         unwrap(ti.persistence)(np.zeros(3), connectivity="diagonal")
+    with pytest.raises(InputError, match=r"edges must have shape \(E, 2\)"):
+        ti.merge_tree(np.zeros(3), edges=np.array([[0, 1, 2]]))
+    with pytest.raises(InputError, match=r"shape \(M,\)"):
+        ti.persistence(np.zeros((3, 3)), edges=np.array([[0, 1]]))
+    with pytest.raises(InputError, match="order must be finite and at least 1"):
+        ti.wasserstein_distance(LINE, LINE, 0.5)
+    with pytest.raises(InputError, match="for infinity use ti.bottleneck_distance"):
+        ti.wasserstein_distance(LINE, LINE, float("inf"))
+    many = ti.persistence(np.arange(8000) % 2.0)
+    with pytest.raises(InputError, match="leave the short ones out"):
+        ti.wasserstein_distance(many, many)
     with pytest.raises(InputError, match="samples 0 to 2, got 0 to 3"):
         ti.merge_tree(np.zeros(3), edges=np.array([[0, 3]]))
     with pytest.raises(InputError, match=r"shape \(M,\)"):

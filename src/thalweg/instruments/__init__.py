@@ -5,6 +5,10 @@ from thalweg.instruments.barriers import Barrier, barrier
 from thalweg.instruments.critical_points import CriticalPoint, find_critical_points
 from thalweg.instruments.densities import smooth_density, spectral_density
 from thalweg.instruments.diagonals import DiagonalEstimate, block_traces, diagonal
+from thalweg.instruments.diagram_distances import (
+    bottleneck_distance,
+    wasserstein_distance,
+)
 from thalweg.instruments.directions import (
     Directions,
     Projection,
@@ -21,7 +25,7 @@ from thalweg.instruments.local_directions import (
     hessian_directions,
     random_directions,
 )
-from thalweg.instruments.merge_trees import MergeTree, merge_tree, neighbor_edges
+from thalweg.instruments.merge_trees import MergeTree, merge_tree
 from thalweg.instruments.normalization import normalize
 from thalweg.instruments.paths import Path, connect
 from thalweg.instruments.planes import (
@@ -33,6 +37,7 @@ from thalweg.instruments.planes import (
 from thalweg.instruments.principal import pca_directions
 from thalweg.instruments.projections import project_ball, read_norm
 from thalweg.instruments.refinement import Refine
+from thalweg.instruments.sample_graphs import neighbor_edges
 from thalweg.instruments.spectral_sums import (
     effective_dimension,
     log_determinant,
@@ -46,7 +51,7 @@ from thalweg.instruments.surfaces import (
     surface,
     surface_at_points,
 )
-from thalweg.instruments.topology import Pairs, bottleneck_distance, persistence
+from thalweg.instruments.topology import Pairs, persistence
 from thalweg.instruments.traces import trace
 from thalweg.instruments.trajectories import Trajectory
 from thalweg.landscapes import inner, norm
@@ -66,6 +71,7 @@ __all__ = [
     "merge_tree",
     "neighbor_edges",
     "persistence",
+    "wasserstein_distance",
     # trajectories
     "Trajectory",
     # worst cases

@@ -1,20 +1,19 @@
 """The merge tree of sublevel sets by union-find, on grids and on graphs."""
 
-import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 
-from thalweg.errors import InputError, MissingExtraError
-from thalweg.instruments.topology import (
+from thalweg.errors import MissingExtraError
+from thalweg.instruments.sample_graphs import (
     Connectivity,
-    Pairs,
     check_connectivity,
-    make_pairs,
-    read_values,
+    grid_edges,
+    read_graph,
 )
+from thalweg.instruments.topology import Pairs, make_pairs
 
 if TYPE_CHECKING:
     import networkx
@@ -147,9 +146,10 @@ def merge_tree(
     elder rule, ties by index). O(M log M) for M samples.
 
     Args:
-        surface: Dataset of `ti.surface`, values on a grid, or values (M,) with `edges`.
-        edges: Pairs (E, 2) of neighboring samples, see `ti.neighbor_edges`; the grid's
-            own by default.
+        surface: Dataset of `ti.surface`, also an adaptive one, or of
+            `ti.surface_at_points`; values on a grid, or values (M,) with `edges`.
+        edges: Pairs (E, 2) of neighboring samples, see `ti.neighbor_edges`; by default
+            those of the grid, of the adaptive mesh, or of a triangulation.
         connectivity: Neighbors on a grid: "axis", or "full" with the diagonals.
         variable: Variable of the Dataset.
 
@@ -157,25 +157,15 @@ def merge_tree(
         InputError: There are no values, or edges name samples that do not exist.
     """
     check_connectivity(connectivity)
-    values, nonfinite = read_values(surface, variable)
-    if edges is None:
+    graph = read_graph(surface, edges, variable)
+    values, links = graph.values, graph.edges
+    if links is None:
         links = grid_edges(values.shape, connectivity)
-    else:
-        links = np.asarray(edges, dtype=np.int64).reshape(-1, 2)
-        if values.ndim != 1:
-            raise InputError(
-                f"edges join samples of shape (M,), got values of shape {values.shape}"
-            )
-        if links.size and not 0 <= links.min() <= links.max() < values.size:
-            raise InputError(
-                f"edges must join samples 0 to {values.size - 1}, got {links.min()} "
-                f"to {links.max()}"
-            )
     sweep = _Sweep(values.reshape(-1), links)
     births = np.array(sweep.births, dtype=np.int64)
     saddles = np.array(sweep.saddles, dtype=np.int64)
     return MergeTree(
-        pairs=make_pairs(values, births, saddles, nonfinite),
+        pairs=make_pairs(values, births, saddles, graph.nonfinite),
         vertex=np.array(sweep.vertex, dtype=np.int64),
         value=values.reshape(-1)[sweep.vertex],
         parent=np.array(sweep.parent, dtype=np.int64),
@@ -184,69 +174,6 @@ def merge_tree(
         elders=sweep.elders,
         heights=values.reshape(-1),
     )
-
-
-def grid_edges(shape: tuple[int, ...], connectivity: str = "axis") -> np.ndarray:
-    """Return the pairs (E, 2) of neighboring flat indices of a grid."""
-    index = np.arange(int(np.prod(shape))).reshape(shape)
-    parts = [np.empty((0, 2), dtype=np.int64)]
-    for step in itertools.product((-1, 0, 1), repeat=len(shape)):
-        forward = step > (0,) * len(shape)
-        if not forward or (connectivity == "axis" and sum(map(abs, step)) > 1):
-            continue
-        here = tuple(
-            slice(max(0, -s), n - max(0, s)) for s, n in zip(step, shape, strict=True)
-        )
-        there = tuple(
-            slice(max(0, s), n - max(0, -s)) for s, n in zip(step, shape, strict=True)
-        )
-        parts.append(np.stack([index[here].ravel(), index[there].ravel()], axis=1))
-    return np.concatenate(parts)
-
-
-def neighbor_edges(
-    points: np.ndarray | Tensor, neighbors: int | None = None
-) -> np.ndarray:
-    """Return the edges (E, 2) of scattered points: Delaunay, or nearest neighbors.
-
-    Args:
-        points: Coordinates (M, k).
-        neighbors: Number of nearest neighbors each point is joined to; by default the
-            edges of the Delaunay triangulation (a path of sorted points for k = 1).
-
-    Raises:
-        InputError: There are too few points.
-    """
-    from scipy.spatial import Delaunay, KDTree
-
-    points = np.asarray(points, dtype=np.float64)
-    if points.ndim != 2 or len(points) < 2:
-        raise InputError(f"points must have shape (M, k), M >= 2, got {points.shape}")
-    count, dim = points.shape
-    if neighbors is not None:
-        if not 1 <= neighbors < count:
-            raise InputError(
-                f"neighbors must lie between 1 and {count - 1}, got {neighbors}"
-            )
-        _, found = KDTree(points).query(points, k=neighbors + 1)
-        pairs = np.stack(
-            [np.repeat(np.arange(count), neighbors + 1), found.reshape(-1)], axis=1
-        )
-    elif dim == 1:
-        order = np.argsort(points[:, 0], kind="stable")
-        pairs = np.stack([order[:-1], order[1:]], axis=1)
-    else:
-        if count < dim + 2:
-            raise InputError(
-                f"a triangulation in {dim} dimensions needs {dim + 2} points, got "
-                f"{count}"
-            )
-        corners = Delaunay(points).simplices
-        pairs = np.concatenate(
-            [corners[:, pair] for pair in itertools.combinations(range(dim + 1), 2)]
-        )
-    pairs = np.sort(pairs[pairs[:, 0] != pairs[:, 1]], axis=1)
-    return np.unique(pairs, axis=0)
 
 
 class _Sweep:

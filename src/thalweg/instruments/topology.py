@@ -4,19 +4,21 @@ The minima of a slice are not minima of the loss: a minimum of the restriction t
 plane has, as a rule, descending directions outside of it.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 
-from thalweg.errors import InputError
+from thalweg.instruments.sample_graphs import (
+    Connectivity,
+    SampleGraph,
+    check_connectivity,
+    read_graph,
+)
 
 if TYPE_CHECKING:
     import xarray
-
-Connectivity = Literal["axis", "full"]
 
 
 @dataclass(frozen=True)
@@ -124,30 +126,43 @@ class Pairs:
 
 def persistence(
     surface: "xarray.Dataset | xarray.DataArray | np.ndarray | Tensor",
+    edges: np.ndarray | Tensor | None = None,
     *,
     connectivity: Connectivity = "axis",
     variable: str = "loss",
 ) -> Pairs:
     """Return the 0-dimensional persistence of the sublevel sets of a sampled surface.
 
-    The samples are vertices of a cubical complex. A component is born at a local
-    minimum and dies, the younger of two, where the level reaches the lowest pass
-    between them. NaN counts as +inf and its samples are counted.
+    The samples are vertices of a cubical complex, or of a graph. A component is born at
+    a local minimum and dies, the younger of two, where the level reaches the lowest
+    pass between them. NaN counts as +inf and its samples are counted.
 
     Args:
-        surface: Dataset of `ti.surface`, or an array of values on a grid.
+        surface: Dataset of `ti.surface`, also an adaptive one, or of
+            `ti.surface_at_points`; values on a grid, or values (M,) with `edges`.
+        edges: Pairs (E, 2) of neighboring samples, see `ti.neighbor_edges`.
         connectivity: "axis": neighbors along the axes; "full": diagonal ones too.
         variable: Variable of the Dataset.
 
     Raises:
-        InputError: There are no values, or an option is unknown.
+        InputError: There are no values, edges name samples that do not exist, or an
+            option is unknown.
 
     Source: Edelsbrunner, Harer, "Computational topology", 2010; computed by gudhi.
     """
+    check_connectivity(connectivity)
+    graph = read_graph(surface, edges, variable)
+    if graph.edges is None:
+        births, saddles = _on_grid(graph.values, connectivity)
+    else:
+        births, saddles = _on_graph(graph, graph.edges)
+    return make_pairs(graph.values, births, saddles, graph.nonfinite)
+
+
+def _on_grid(values: np.ndarray, connectivity: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return flat indices of minima and of their saddles, -1 for essential ones."""
     from gudhi import CubicalComplex
 
-    check_connectivity(connectivity)
-    values, nonfinite = read_values(surface, variable)
     if connectivity == "axis":
         complex_ = CubicalComplex(vertices=values)
         complex_.compute_persistence(homology_coeff_field=2, min_persistence=0)
@@ -160,27 +175,35 @@ def persistence(
     lasting = np.asarray(essential[0], dtype=np.int64)
     births = _row_major(np.concatenate([finite[:, 0], lasting]), values.shape)
     saddles = _row_major(finite[:, 1], values.shape)
-    saddles = np.concatenate([saddles, np.full(len(lasting), -1)])
-    return make_pairs(values, births, saddles, nonfinite)
+    return births, np.concatenate([saddles, np.full(len(lasting), -1)])
+
+
+def _on_graph(graph: SampleGraph, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the same for a graph: an edge is there when both its ends are."""
+    from gudhi import SimplexTree
+
+    # Ranks stand for the values: equal ones become distinct by index, +inf finite.
+    order = np.argsort(graph.values, kind="stable")
+    rank = np.empty(len(order))
+    rank[order] = np.arange(len(order))
+    tree = SimplexTree()
+    tree.insert_batch(np.arange(len(order))[None], rank)
+    edges = edges[edges[:, 0] != edges[:, 1]]
+    if len(edges):
+        tree.insert_batch(edges.T, rank[edges].max(1))
+    tree.compute_persistence(homology_coeff_field=2, min_persistence=-1)
+    pairs = [
+        (born[0], -1 if not died else max(died, key=rank.__getitem__))
+        for born, died in tree.persistence_pairs()
+        if len(born) == 1
+    ]
+    found = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    return found[:, 0], found[:, 1]
 
 
 def _row_major(indices: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Return C-order indices of gudhi's, whose first axis runs fastest."""
     return np.ravel_multi_index(np.unravel_index(indices, shape, order="F"), shape)
-
-
-def bottleneck_distance(a: Pairs, b: Pairs) -> float:
-    """Return the bottleneck distance of two diagrams of degree 0.
-
-    Deaths at infinity are capped at the largest finite value of either diagram, so
-    that essential classes are compared too.
-    """
-    from gudhi import bottleneck_distance as distance
-
-    finite = np.concatenate([a.birth, a.death, b.birth, b.death])
-    finite = finite[np.isfinite(finite)]
-    cap = float(finite.max()) if len(finite) else 0.0
-    return float(distance(a.capped(cap), b.capped(cap), e=0))
 
 
 def make_pairs(
@@ -203,30 +226,3 @@ def make_pairs(
         values.shape,
         nonfinite,
     )
-
-
-def read_values(surface: object, variable: str) -> tuple[np.ndarray, int]:
-    """Return float64 values with NaN as +inf, and how many were NaN.
-
-    Raises:
-        InputError: There is no such variable, or no value.
-    """
-    if hasattr(surface, "data_vars"):
-        names: Iterable[str] = list(surface.data_vars)
-        if variable not in names:
-            raise InputError(f"the surface has no variable {variable!r}, only {names}")
-        surface = surface[variable]  # type: ignore[index]  # a Dataset
-    if isinstance(surface, Tensor):
-        surface = surface.detach().cpu().numpy()
-    values = np.array(surface, dtype=np.float64)
-    if values.size == 0 or values.ndim == 0:
-        raise InputError(f"a surface has values on a grid, got shape {values.shape}")
-    bad = np.isnan(values)
-    values[bad] = np.inf
-    return values, int(bad.sum())
-
-
-def check_connectivity(connectivity: str) -> None:
-    """Raise unless it is "axis" or "full"."""
-    if connectivity not in ("axis", "full"):
-        raise InputError(f"connectivity must be 'axis' or 'full', got {connectivity!r}")
