@@ -1,5 +1,12 @@
 """How a landscape is measured: one set of instruments for every landscape."""
 
+from thalweg.instruments.alignment import (
+    Alignment,
+    Heads,
+    PermutationSpec,
+    Segment,
+    align,
+)
 from thalweg.instruments.ascent import Ascent, ascend
 from thalweg.instruments.barriers import Barrier, barrier
 from thalweg.instruments.critical_points import CriticalPoint, find_critical_points
@@ -106,6 +113,12 @@ __all__ = [
     # paths
     "Path",
     "connect",
+    # permutations of units
+    "Alignment",
+    "Heads",
+    "PermutationSpec",
+    "Segment",
+    "align",
     # long vectors, summed in float64
     "inner",
     "norm",

@@ -1,5 +1,6 @@
 """What is measured: scalar functions on a real vector space and their curvature."""
 
+from thalweg.landscapes._batches import Batch, Batches
 from thalweg.landscapes.base import Landscape, RestrictedLandscape
 from thalweg.landscapes.batch_norm import interpolate_buffers, recalibrate
 from thalweg.landscapes.between import BetweenLandscape
@@ -45,6 +46,9 @@ __all__ = [
     # buffers
     "interpolate_buffers",
     "recalibrate",
+    # data as the same batches in every pass
+    "Batch",
+    "Batches",
     # TARGET and checkpoints
     "Recipe",
     "Target",

@@ -6,7 +6,7 @@ of operation means for permutations, bounds or regions belongs to those who ask.
 
 import operator
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -46,6 +46,7 @@ Kind = Literal[
     "index",
     "concat",
     "stack",
+    "split",
     "size",
     "other",
 ]
@@ -88,6 +89,7 @@ OPERATIONS: dict[str, str] = {
     "index": "getitem",
     "concat": "cat",
     "stack": "stack",
+    "split": "chunk split unbind",
 }
 KINDS: dict[str, Kind] = {
     name: kind  # type: ignore[misc]  # the keys above are kinds, as a test holds
@@ -191,9 +193,12 @@ class Graph:
             state: State dict to run with; the weights of the trace by default.
         """
         recorder = _Recorder(self.module)
-        own = {f"model.{name}": tensor for name, tensor in (state or {}).items()}
+        runner = _Runner(recorder)
+        tensors = [*runner.named_parameters(), *runner.named_buffers()]
+        names = [name for name, _ in tensors]  # the first of tied ones
+        own = {n: state[n.removeprefix("model.")] for n in names} if state else {}
         with torch.no_grad():
-            functional_call(_Runner(recorder), own, (inputs,))
+            functional_call(runner, own, (inputs,))
         return {k: v for k, v in recorder.seen.items() if isinstance(v, Tensor)}
 
 
@@ -301,6 +306,10 @@ class _Tracer(fx.Tracer):
         value = self.seen[obj.node.name]
         return bool(value) if _is_plain(value) else super().to_bool(obj)
 
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        parts = range(len(self.seen[obj.node.name]))
+        return iter([operator.getitem(obj, i) for i in parts])
+
     def _run(self, node: fx.Node) -> Any:
         def known(n: fx.Node) -> Any:
             return self.seen[n.name]
@@ -395,8 +404,8 @@ def _kind(node: fx.Node, owner: nn.Module | None, result: Any) -> tuple[Kind, st
 
 
 def _brief(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    first = str(error).strip().split("\n")[0].split(". ")[0].rstrip(".")
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
 def _place(error: Exception) -> str:

@@ -1,0 +1,6 @@
+"""Permutations of units: inferred from a network, searched, applied."""
+
+from thalweg.instruments.alignment.aligning import Alignment, align
+from thalweg.instruments.alignment.permutations import Heads, PermutationSpec, Segment
+
+__all__ = ["Alignment", "Heads", "PermutationSpec", "Segment", "align"]
