@@ -4,7 +4,6 @@ The state is the coordinate a = s^(1/L) of one layer, (modes, paths): there the 
 and the noise are polynomials, and zero is no singular point.
 """
 
-import math
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -55,9 +54,10 @@ class ModePaths:
         self._ito = ito_correction or L == 1
         self._dt = eta / substeps
         self._fold = L > 1 and (L % 2 == 0 or scheme != "sgd")
-        self._variance = lam * sigma**2  # the part of v that stays at the target
-        self._rate = lam * self._dt
-        self._kick = math.sqrt(eta / B * self._dt)
+        # The variance of a kick over p² is _steep e² + _floor.
+        self._steep = eta / B * self._dt * 2 * lam**2
+        self._floor = eta / B * self._dt * lam * sigma**2
+        self._rate, self._backward = lam * self._dt, -lam * self._dt
         buffers = torch.empty((6, *a.shape), dtype=a.dtype)
         self._p, self._e, self._g, self._b, self._z, self._w = buffers.unbind()
         self._negative = a < 0
@@ -79,19 +79,19 @@ class ModePaths:
         a, e, g, b, z = self.a, self._e, self._g, self._b, self._z
         p = self._gap()
         self._normal(z)
-        torch.mul(e, e, out=g).mul_(2 * self._lam**2)
-        if self._sigma > 0:
-            g.add_(self._variance)
+        torch.mul(e, self._steep, out=g)
+        torch.addcmul(self._floor, g, e, out=g)
         torch.mul(p, e, out=b)
         if self._scheme == "milstein" or not self._ito:
             self._second_order(p)
         g.sqrt_().mul_(z).mul_(p)
-        b.mul_(self._rate)
         if self._scheme == "tamed":
+            b.mul_(self._rate)
             torch.abs(b, out=z).add_(1)
-            b.div_(z)
-        a.sub_(b)
-        a.add_(g, alpha=self._kick)
+            a.addcdiv_(b, z, value=-1)
+        else:
+            a.addcmul_(b, self._backward)
+        a.add_(g)
         if self._scheme == "milstein":
             a.add_(self._w)
         self._cross()
@@ -99,8 +99,9 @@ class ModePaths:
     def _second_order(self, p: Tensor) -> None:
         """Take the Ito term of s out of the drift b; put Milstein's term into w.
 
-        With w = a^(L-2) v: the first is (L-1) eta p w / (2B); g g' of the second is
-        (eta/B) p ((L-1) w + 2 lam² L e p²), times (dW² - dt) / 2.
+        Over a substep, with G² = _steep e² + _floor and w = a^(L-2) G²: the first is
+        (L-1) p w / 2; g g' of the second is p ((L-1) w + L _steep e p²), times
+        (z² - 1) / 2.
         """
         L, w, z = self._L, self._w, self._z
         if L > 1:
@@ -108,12 +109,10 @@ class ModePaths:
         else:
             w.zero_()
         if not self._ito:
-            w.mul_(p)
-            self._b.add_(w * ((L - 1) * self._eta / (2 * self._B) / self._lam))
-            _power(self.a, L - 2, w).mul_(self._g)
+            self._b.addcmul_(w * p, (L - 1) / 2 / self._rate)
         if self._scheme == "milstein":
-            w.mul_(L - 1).addcmul_(p * p, self._e * (2 * L * self._lam**2)).mul_(p)
-            w.mul_(z * z - 1).mul_(self._kick**2 / 2)
+            w.mul_(L - 1).addcmul_(p * p, self._e * (L * self._steep))
+            w.mul_(p).mul_((z * z - 1) / 2)
 
     def _sgd(self) -> None:
         """Take a <- a - (eta/B) p (e q - sigma √q z), q = lam chi² of B degrees."""
