@@ -4,13 +4,15 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
+import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from thalweg.errors import InputError
 from thalweg.landscapes import Landscape, NetworkLandscape
 from thalweg.seeding import generator
-from thalweg.training import History, fit
+from thalweg.training import fit
 
 MakeOptimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
 BatchSize = int | Literal["auto"] | None
@@ -34,7 +36,7 @@ def minimize(
     optimizer: MakeOptimizer | None,
     seed: int,
     after_step: Hook | None = None,
-) -> tuple[Tensor, History]:
+) -> tuple[Tensor, Float[np.ndarray, " steps"]]:
     """Minimize an objective over coefficients, one piece of the data a step.
 
     The pieces come in a new seeded order each time around; the learning rate falls
@@ -51,7 +53,7 @@ def minimize(
         after_step: Called with the coefficients, to change in place, and the number.
 
     Returns:
-        The coefficients and the history.
+        The coefficients, and the objective in each step.
     """
     model = _Coefficients(start.clone())
     descent = (
@@ -87,7 +89,7 @@ def minimize(
         after_step=() if after_step is None else (hook,),
         seed=seed,
     )
-    return model.values.detach(), history
+    return model.values.detach(), history.steps["loss"]
 
 
 def linear_model(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from thalweg.errors import InputError, NonFiniteLossError
 from thalweg.instruments.barriers import Barrier, barrier
+from thalweg.instruments.elastic_bands import along, relax
 from thalweg.instruments.minimizing import (
     BatchSize,
     MakeOptimizer,
@@ -22,20 +23,18 @@ from thalweg.instruments.planes import PointLike, common_buffers, read_ends
 from thalweg.landscapes import (
     BetweenLandscape,
     Curve,
-    CurveLandscape,
     Landscape,
-    NetworkCurve,
     NetworkLandscape,
     norm,
 )
 from thalweg.provenance import Meter
 from thalweg.seeding import normal, uniform
-from thalweg.training import History
 
 if TYPE_CHECKING:
     import xarray
 
-Kind = Literal["bezier", "polyline"]
+Shape = Literal["bezier", "polyline"]
+Kind = Literal["bezier", "polyline", "neb"]
 GOLDEN = (5**0.5 - 1) / 2
 RATE = 0.03  # of the distance between the ends, root mean square over the coordinates
 
@@ -49,14 +48,14 @@ class Path:
         barrier: How much higher than its ends it rises, by every definition.
         mean: Mean of the loss over t.
         mean_by_length: Mean of the loss over the length of the path.
-        history: Losses of the training, by step.
+        losses: Loss at the one t (of a band, mean over the pivots) in each step.
     """
 
     curve: Curve
     barrier: Barrier
     mean: float
     mean_by_length: float
-    history: History
+    losses: Float[np.ndarray, " steps"]
 
     @property
     def line(self) -> "xarray.Dataset":
@@ -88,12 +87,14 @@ def connect(
     b: PointLike,
     kind: Kind = "bezier",
     *,
-    bends: int = 1,
+    bends: int | None = None,
     steps: int = 600,
     optimizer: MakeOptimizer | None = None,
     batch_size: BatchSize = "auto",
     length_weighted: bool = False,
     jitter: float = 0.0,
+    rounds: int = 4,
+    climb: bool = False,
     points: int = 25,
     tol: float = 1e-4,
     seed: int = 0,
@@ -101,13 +102,20 @@ def connect(
 ) -> Path:
     """Find a path of low loss from a to b.
 
-    A curve φ(t) = sum_k c_k(t) p_k with φ(0) = a and φ(1) = b to the bit, a Bézier
-    curve or a polyline, is trained to minimize the mean of L(φ(t)) over t. Its inner
-    pivots start on the segment. A step takes one t and one minibatch: the gradient in
-    p_k is c_k(t) times the gradient of L at φ(t), through the flat point, so that any
-    landscape will do. The t follow a golden-ratio sequence, even over [0, 1].
+    A curve φ(t) = sum_k c_k(t) p_k with φ(0) = a and φ(1) = b to the bit, whose inner
+    pivots start on the segment.
 
-    With `length_weighted` the mean is over the length of the path instead of t.
+    - "bezier", "polyline": trained to minimize the mean of L(φ(t)) over t, or with
+      `length_weighted` over the length. A step takes one t and one minibatch: the
+      gradient in p_k is c_k(t) times the gradient of L at φ(t), through the flat point,
+      so that any landscape will do. The t follow a golden-ratio sequence, even over
+      [0, 1].
+    - "neb": a nudged elastic band. In a step every inner pivot moves against the part
+      of its gradient that is perpendicular to the band, and all are put back to their
+      shares of the length. After each round, a pivot is inserted where the loss between
+      two pivots exceeds the line between theirs by more than 5 % of the range of the
+      loss. It settles on a path of least loss through saddles; with `climb` the highest
+      pivot ends on the saddle itself.
 
     A network's buffers at φ(t) are those found there under `buffers="recalibrate"` (at
     the cost of its calibration pass in each step; `calibration_batches` bounds it), and
@@ -118,9 +126,10 @@ def connect(
         land: The landscape.
         a: Point, state dict or module.
         b: The same.
-        kind: "bezier" or "polyline".
-        bends: Number of inner pivots.
-        steps: Steps of training, one gradient each.
+        kind: One of the three.
+        bends: Number of inner pivots; 1 by default, and 5 of a band, at the beginning.
+        steps: Steps of training, one gradient each; of a band those of each round, one
+            gradient a pivot.
         optimizer: Makes an optimizer from the list of inner pivots; Adam by default,
             its rate 3 % of the root mean square of b - a. The rate falls along half a
             cosine to zero.
@@ -130,51 +139,68 @@ def connect(
         jitter: Length of a random displacement of each inner pivot at the start, in
             units of the distance from a to b; needed where symmetry holds the segment
             on a ridge.
+        rounds: Rounds of a band.
+        climb: See above.
         points: Samples along the path, both ends included, before refinement.
         tol: Length of the last interval of t around the maximum.
         seed: Seed of everything random.
         settings: As of `surface`: store, executor, progress, on_error, threads.
 
     Raises:
-        InputError: The kind is unknown, a number is out of range, or a and b are the
-            same point.
+        InputError: The kind is unknown, a number is out of range, an option belongs to
+            another kind, or a and b are the same point.
         CheckpointError: a or b is not finite.
         NonFiniteLossError: Training meets a loss that is NaN or infinite.
 
-    Cost: `steps` gradients of a minibatch, and the evaluations of `ti.barrier`.
+    Cost: the gradients, of a minibatch each, and the evaluations of `ti.barrier`.
 
     Source: "Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs",
-    T. Garipov, P. Izmailov, D. Podoprikhin, D. Vetrov, A. G. Wilson, 2018.
+    T. Garipov, P. Izmailov, D. Podoprikhin, D. Vetrov, A. G. Wilson, 2018;
+    "Essentially No Barriers in Neural Network Energy Landscape", F. Draxler,
+    K. Veschgini, M. Salmhofer, F. A. Hamprecht, 2018.
     """
-    if kind not in get_args(Kind):
-        raise InputError(f"kind must be one of {get_args(Kind)}, got {kind!r}")
-    for name, count, least in (
-        ("bends", bends, 1),
-        ("steps", steps, 1),
-        ("points", points, 2),
-    ):
-        if count < least:
-            raise InputError(f"{name} must be at least {least}, got {count}")
-    if not jitter >= 0:
-        raise InputError(f"jitter must not be negative, got {jitter}")
+    if bends is None:
+        bends = 5 if kind == "neb" else 1
+    _check(kind, length_weighted, jitter, climb)
+    _check_counts(
+        bends=(bends, 1), steps=(steps, 1), rounds=(rounds, 1), points=(points, 2)
+    )
     first, second = read_ends(land, a, b)
     ends = torch.stack([first.point, second.point])
     span = _span(land, ends, common_buffers(first, second))
+    start = _start(ends, bends, jitter, seed)
+    rate = RATE * norm(ends[1] - ends[0]) / land.dim**0.5
     with Meter() as meter:
-        training = _Training(kind, ends, span, length_weighted, seed)
-        inner, history = minimize(
-            _start(ends, bends, jitter, seed),
-            training,
-            cut(land, batch_size),
-            steps=steps,
-            rate=RATE * norm(ends[1] - ends[0]) / land.dim**0.5,
-            optimizer=optimizer,
-            seed=seed,
-        )
-        curve = training.curve(inner)
-        meter.add(gradients=steps)
+        if kind == "neb":
+            band = relax(
+                land,
+                Curve("polyline", torch.cat([ends[:1], start, ends[1:]])),
+                span,
+                rounds=rounds,
+                steps=steps,
+                rate=rate,
+                climb=climb,
+                optimizer=optimizer,
+                batch_size=batch_size,
+                seed=seed,
+            )
+            curve, losses = band.curve, band.losses
+            meter.add(gradients=band.gradients, points=band.evaluations)
+        else:
+            training = _Training(kind, ends, span, length_weighted, seed)
+            inner, losses = minimize(
+                start,
+                training,
+                cut(land, batch_size),
+                steps=steps,
+                rate=rate,
+                optimizer=optimizer,
+                seed=seed,
+            )
+            curve = training.curve(inner)
+            meter.add(gradients=steps)
         found = barrier(
-            CurveLandscape(land, curve) if span is None else NetworkCurve(span, curve),
+            along(land, curve, span),
             ends.new_zeros(1),
             ends.new_ones(1),
             points,
@@ -182,7 +208,27 @@ def connect(
             **settings,
         )
         meter.add(points=found.evaluations)
-    return _path(curve, found, history, meter, kind=kind, seed=seed)
+    return _path(curve, found, losses, meter, kind=kind, seed=seed)
+
+
+def _check(kind: str, length_weighted: bool, jitter: float, climb: bool) -> None:
+    if kind not in get_args(Kind):
+        raise InputError(f"kind must be one of {get_args(Kind)}, got {kind!r}")
+    if length_weighted and kind == "neb":
+        raise InputError(
+            "length_weighted belongs to kind='bezier' and 'polyline'; the pivots of a "
+            "band are spread over its length as it is"
+        )
+    if climb and kind != "neb":
+        raise InputError(f"climb belongs to kind='neb', got kind={kind!r}")
+    if not jitter >= 0:
+        raise InputError(f"jitter must not be negative, got {jitter}")
+
+
+def _check_counts(**counts: tuple[int, int]) -> None:
+    for name, (count, least) in counts.items():
+        if count < least:
+            raise InputError(f"{name} must be at least {least}, got {count}")
 
 
 def _span(
@@ -215,7 +261,7 @@ class _Training:
 
     def __init__(
         self,
-        kind: Kind,
+        kind: Shape,
         ends: Tensor,
         span: BetweenLandscape | None,
         length_weighted: bool,
@@ -251,10 +297,14 @@ class _Training:
 
 
 def _path(
-    curve: Curve, found: Barrier, history: History, meter: Meter, **entries: object
+    curve: Curve,
+    found: Barrier,
+    losses: np.ndarray,
+    meter: Meter,
+    **entries: object,
 ) -> Path:
     line = found.line
-    t, losses = line["t"].values, line["loss"].values
+    t, values = line["t"].values, line["loss"].values
     lengths = curve.lengths(t)
     start = curve.pivots[0]
     distance = [norm(curve(float(s)) - start) for s in t]
@@ -268,7 +318,7 @@ def _path(
     return Path(
         curve,
         replace(found, line=line),
-        mean=float(np.trapezoid(losses, t)),
-        mean_by_length=float(np.trapezoid(losses, lengths) / lengths[-1]),
-        history=history,
+        mean=float(np.trapezoid(values, t)),
+        mean_by_length=float(np.trapezoid(values, lengths) / lengths[-1]),
+        losses=losses,
     )
