@@ -43,7 +43,8 @@ def survey(
         str | None,
         typer.Option(
             help="Steps to run, separated by commas: point, eigenvalues, trace, "
-            "spectrum, sharpness, surface, hessian_surface, topology, layers, paths."
+            "spectrum, sharpness, surface, hessian_surface, topology, layers, "
+            "sign_locks, paths."
         ),
     ] = None,
     layers: Annotated[

@@ -23,6 +23,7 @@ SHARES = {
     "hessian_surface": 0.11,
     "topology": 0.0,
     "layers": 0.10,
+    "sign_locks": 0.0,
     "paths": 0.10,
     "plane": 0.11,
 }

@@ -237,6 +237,8 @@ def _run(context: Context) -> None:
                 dataset = RUN[step](context)
             finally:
                 context.release()
+        if dataset is None:
+            continue
         messages = []
         for warning in caught:
             if issubclass(warning.category, ThalwegWarning):

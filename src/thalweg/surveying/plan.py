@@ -25,6 +25,7 @@ STEPS = (
     "hessian_surface",
     "topology",
     "layers",
+    "sign_locks",
     "paths",
     "plane",
 )

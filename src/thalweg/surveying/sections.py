@@ -22,6 +22,7 @@ from thalweg.reporting import (
     surface_figure,
 )
 from thalweg.surveying.plan import Plan
+from thalweg.surveying.sign_locks import locks_section
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -43,6 +44,7 @@ def sections(
         "hessian_surface": lambda ds: _surface(ds, "Top Hessian directions", dim),
         "topology": _topology,
         "layers": _layers,
+        "sign_locks": locks_section,
         "paths": _paths,
         "plane": lambda ds: _surface(ds, "Plane through the checkpoints", dim),
     }

@@ -15,6 +15,7 @@ from thalweg.landscapes import Landscape, LinearOperator, NetworkLandscape
 from thalweg.provenance import Meter, attributes, fingerprint
 from thalweg.surveying.archive import Archive
 from thalweg.surveying.plan import Plan
+from thalweg.surveying.sign_locks import find_locks, locks_table
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -389,6 +390,17 @@ def _relative_flatness(context: Context) -> dict[str, float]:
     return found.per_layer or {}
 
 
+def sign_locks(context: Context) -> "xr.Dataset | None":
+    """Neurons whose output sign gradient flow cannot change; None without any."""
+    if not isinstance(context.land, NetworkLandscape):
+        return None
+    with Meter() as meter:
+        found = find_locks(context.land)
+    if found is None:
+        return None
+    return locks_table(found).assign_attrs(context.attributes(meter))
+
+
 def paths(context: Context) -> "xr.Dataset":
     """Straight lines from the first checkpoint to the others, and their barriers."""
     import xarray as xr
@@ -449,7 +461,8 @@ def skipped(step: str, datasets: "Mapping[str, xr.Dataset]") -> bool:
     return not np.isfinite([found["loss"], found["gradient_norm"]]).all()
 
 
-RUN: dict[str, Callable[[Context], "xr.Dataset"]] = {
+# A step that finds nothing to show returns None.
+RUN: dict[str, Callable[[Context], "xr.Dataset | None"]] = {
     "point": point,
     "eigenvalues": eigenvalues,
     "trace": trace,
@@ -459,6 +472,7 @@ RUN: dict[str, Callable[[Context], "xr.Dataset"]] = {
     "hessian_surface": hessian_surface,
     "topology": topology,
     "layers": layers,
+    "sign_locks": sign_locks,
     "paths": paths,
     "plane": plane,
 }

@@ -120,6 +120,9 @@ def _figures(datasets: "Mapping[str, xr.Dataset]") -> dict[str, object]:
             }
             for i, kind in enumerate(sharpness["kind"].values)
         }
+    if (locks := datasets.get("sign_locks")) is not None:
+        locked = locks["locked_positive"] + locks["locked_negative"]
+        figures["sign_locked_neurons"] = int(locked.sum())
     if (paths := datasets.get("paths")) is not None:
         figures["barriers"] = {
             str(pair): float(paths["barrier"][i])
