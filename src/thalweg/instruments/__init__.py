@@ -4,8 +4,10 @@ from thalweg.instruments.alignment import (
     Alignment,
     Heads,
     PermutationSpec,
+    Repaired,
     Segment,
     align,
+    repair,
 )
 from thalweg.instruments.ascent import Ascent, ascend
 from thalweg.instruments.barriers import Barrier, barrier
@@ -117,8 +119,10 @@ __all__ = [
     "Alignment",
     "Heads",
     "PermutationSpec",
+    "Repaired",
     "Segment",
     "align",
+    "repair",
     # long vectors, summed in float64
     "inner",
     "norm",

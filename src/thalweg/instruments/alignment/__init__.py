@@ -2,5 +2,14 @@
 
 from thalweg.instruments.alignment.aligning import Alignment, align
 from thalweg.instruments.alignment.permutations import Heads, PermutationSpec, Segment
+from thalweg.instruments.alignment.rescaling import Repaired, repair
 
-__all__ = ["Alignment", "Heads", "PermutationSpec", "Segment", "align"]
+__all__ = [
+    "Alignment",
+    "Heads",
+    "PermutationSpec",
+    "Repaired",
+    "Segment",
+    "align",
+    "repair",
+]

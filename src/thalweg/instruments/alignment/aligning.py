@@ -128,9 +128,8 @@ def align(
             'method="activations" has to find the units in the traced network: leave '
             '`spec` out, or give method="weights"'
         )
-    a = dict(model_a.state_dict())
-    b = dict(model_b.state_dict() if isinstance(model_b, nn.Module) else model_b)
-    check_states(a, b)
+    a, b = state_of(model_a), state_of(model_b)
+    check_states({"model_a": a, "model_b": b})
     batches = read_inputs(model_a, data, seed) if check or spec is None else None
     graph, places = None, tuple[Place, ...]()
     if spec is None:
@@ -180,32 +179,40 @@ def align(
     )
 
 
-def check_states(a: State, b: State, names: tuple[str, str] = ("a", "b")) -> None:
-    """Make sure that two state dicts are of one architecture, and finite.
+def state_of(given: nn.Module | State) -> dict[str, Tensor]:
+    """Return the state dict of a module, or the one given."""
+    return dict(given.state_dict() if isinstance(given, nn.Module) else given)
+
+
+def check_states(states: Mapping[str, State]) -> None:
+    """Make sure that state dicts are of one architecture, and finite.
+
+    Args:
+        states: By the names that messages call them.
 
     Raises:
         StructureError: Names or shapes differ.
         CheckpointError: A weight is NaN or infinite.
     """
-    alone = [[n for n in x if n not in y] for x, y in ((a, b), (b, a))]
-    if any(alone):
-        raise StructureError(
-            f"model_{names[0]} and model_{names[1]} are of different architectures: "
-            f"only model_{names[0]} has {alone[0][:4]}, only model_{names[1]} has "
-            f"{alone[1][:4]}"
-        )
-    for name, tensor in a.items():
-        if tensor.shape != b[name].shape:
+    (first, a), *others = states.items()
+    for other, b in others:
+        alone = [[n for n in x if n not in y] for x, y in ((a, b), (b, a))]
+        if any(alone):
             raise StructureError(
-                f"model_{names[0]} and model_{names[1]} are of different "
-                f"architectures: {name!r} has shapes {tuple(tensor.shape)} and "
-                f"{tuple(b[name].shape)}"
+                f"{first} and {other} are of different architectures: only {first} has "
+                f"{alone[0][:4]}, only {other} has {alone[1][:4]}"
             )
-    for which, state in zip(names, (a, b), strict=True):
+        for name, tensor in a.items():
+            if tensor.shape != b[name].shape:
+                raise StructureError(
+                    f"{first} and {other} are of different architectures: {name!r} has "
+                    f"shapes {tuple(tensor.shape)} and {tuple(b[name].shape)}"
+                )
+    for which, state in states.items():
         bad = [n for n, t in state.items() if not bool(torch.isfinite(t).all())]
         if bad:
             raise CheckpointError(
-                f"model_{which} has weights that are NaN or infinite: {bad[:4]}"
+                f"{which} has weights that are NaN or infinite: {bad[:4]}"
             )
 
 
