@@ -292,3 +292,74 @@ def test_branches_of_a_merge_tree_do_not_cross():
 def test_a_merge_tree_without_a_deepest_minimum_is_refused():
     with pytest.raises(InputError, match="do not lead to a deepest one"):
         merge_tree_figure(np.zeros(2), np.ones(2), np.array([1, 0]))
+
+
+def refined(broken=False):
+    """An adaptive surface of 9 x 9 places; the points are every second and one more."""
+    loss = bowl(9, 9)
+    evaluated = np.zeros(loss.shape, bool)
+    evaluated[::2, ::2] = evaluated[1, 1] = True
+    status = np.zeros(loss.shape, int)
+    interpolated = ~evaluated
+    if broken:
+        loss[4, 4] = loss[3, 4] = np.nan
+        status[4, 4], status[3, 4], interpolated[3, 4] = 1, 5, False
+    data = surface(loss)
+    i, j = np.nonzero(evaluated)
+    return data.assign(
+        status=(("x0", "x1"), status),
+        interpolated=(("x0", "x1"), interpolated),
+        point_loss=("point", loss[i, j]),
+        point_round=("point", ((i == 1) & (j == 1)).astype(int)),
+    ).assign_coords(
+        point_x0=("point", data["x0"].values[i]),
+        point_x1=("point", data["x1"].values[j]),
+    )
+
+
+def test_evaluated_and_interpolated_cells_are_told_apart():
+    data = refined()
+    figure = surface_figure(data)
+    paler, opaque = traces(figure, "heatmap")
+    assert paler.opacity < 0.7 and opaque.opacity is None
+    between = data["interpolated"].values.T
+    np.testing.assert_array_equal(np.isfinite(np.asarray(paler.z)), between)
+    np.testing.assert_array_equal(np.isfinite(np.asarray(opaque.z)), ~between)
+    labels = [button.label for button in figure.layout.updatemenus[0].buttons]
+    assert labels == ["3-D", "Contours", "Cells", "Points"]
+    dots = next(t for t in traces(figure, "scatter") if t.name == "evaluated (26)")
+    np.testing.assert_array_equal(dots.x, data["point_x0"])
+    rounds = next(t for t in traces(figure, "scatter") if t.name == "evaluated")
+    assert sum(rounds.marker.color) == 1 and len(rounds.x) == 26
+    caption = surface_caption(data)
+    assert (
+        "evaluated at 26 points (dots): 25 of a coarse grid and 1 in 1 rou" in caption
+    )
+    assert "Of the 9 × 9 places drawn, 55 are interpolated" in caption
+
+
+def test_what_was_not_looked_at_is_not_called_nan():
+    data = refined(broken=True)
+    figure = surface_figure(data)
+    mark, *_ = [t for t in traces(figure, "scatter") if "NaN" in t.name]
+    assert mark.name == "NaN (1)" and (mark.x[0], mark.y[0]) == (0.0, 0.0)
+    caption = surface_caption(data)
+    assert "1 are left empty" in caption and "NaN at 1 of them" in caption
+
+
+def test_adaptive_lines_and_volumes_show_their_points():
+    data = refined()
+    line = data.isel(x1=0, drop=True).drop_vars(["point_x1"])
+    figure = surface_figure(line)
+    assert (
+        figure.data[-1].name == "evaluated (26)" and figure.data[-1].mode == "markers"
+    )
+    volume = xr.concat([data.drop_dims("point")] * 3, "x2").transpose("x0", "x1", "x2")
+    volume = volume.assign_coords(x2=[-1.0, 0.0, 1.0]).merge(
+        data[["point_loss", "point_round"]]
+    )
+    volume = volume.assign_coords(point_x2=("point", np.repeat([-1.0, 0.0], 13)))
+    figure = surface_figure(volume)
+    dots = [t for t in traces(figure, "scatter") if "evaluated" in t.name]
+    assert [len(t.x) for t in dots] == [13, 13, 0]
+    assert len(traces(figure, "heatmap")) == 6

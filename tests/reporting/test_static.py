@@ -23,6 +23,19 @@ def bowl():
     return values
 
 
+def adaptive():
+    """Four corners evaluated, one of them NaN, and what lies between."""
+    data = surface(np.ones((3, 3)) + np.eye(3)).assign(
+        status=(("x0", "x1"), np.diag([0, 5, 1])),
+        interpolated=(("x0", "x1"), ~np.eye(3, dtype=bool)),
+        point_loss=("point", [1.0, 2.0, np.nan]),
+        point_round=("point", [0, 0, 1]),
+    )
+    data["loss"].values[[1, 2], [1, 2]] = np.nan
+    at = [-1.0, 0.0, 1.0]
+    return data.assign_coords(point_x0=("point", at), point_x1=("point", at))
+
+
 DATASETS = {
     "spectrum": xr.Dataset(
         {"density": ("t", np.exp(-(np.linspace(-1, 3, 50) ** 2)))},
@@ -40,6 +53,7 @@ DATASETS = {
         {"birth": ("pair", [0.0, 1.0]), "death": ("pair", [np.inf, 2.0])}
     ),
     "surface": surface(bowl()),
+    "adaptive": adaptive(),
     "line over x0": surface(np.array([1.0, 2.0])),
     "one point": surface(np.ones((1, 1))),
     "constant": surface(np.ones((3, 3))),
@@ -56,7 +70,7 @@ def test_every_dataset_has_a_picture(tmp_path, name):
 
 
 @pytest.mark.parametrize("kind", ["contour", "cells", "3d"])
-@pytest.mark.parametrize("name", ["surface", "one point", "constant", "nothing finite"])
+@pytest.mark.parametrize("name", ["surface", "adaptive", "constant", "nothing finite"])
 def test_every_kind_of_picture_of_a_surface(tmp_path, kind, name):
     path = np.array([[0.5, 0.5], [0.0, 0.0]])
     written = save_figure(

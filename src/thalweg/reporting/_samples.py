@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from thalweg.errors import InputError
 from thalweg.reporting._scales import SymmetricLog
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Lines",
+    "Refined",
     "Samples",
     "Scattered",
     "attribute",
@@ -36,6 +37,27 @@ __all__ = [
 ]
 # Densities below this share of the highest are not drawn: they are Gaussian tails.
 _FLOOR = 1e-7
+_MASKS = ("status", "interpolated")
+_PENDING = 5  # status of a place where nothing was evaluated or interpolated
+
+
+@dataclass(frozen=True)
+class Refined:
+    """Where an adaptive surface was evaluated, and where it is only interpolated.
+
+    Args:
+        interpolated: Places of the grid between evaluated points.
+        unknown: Places in cells with a point that is not finite: nothing is known.
+        points: Coordinates of the evaluated points.
+        rounds: The round each was evaluated in, 0 for the coarse grid.
+        values: The variable there.
+    """
+
+    interpolated: Bool[np.ndarray, "*grid"]
+    unknown: Bool[np.ndarray, "*grid"]
+    points: Float[np.ndarray, "points k"]
+    rounds: Int[np.ndarray, " points"]
+    values: Float[np.ndarray, " points"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +71,7 @@ class Samples:
         labels: One axis title a dimension.
         lengths: Length of each direction in parameter distance, or None if unknown.
         anchors: Named points -> their coordinates.
+        refined: Where the samples of an adaptive surface come from.
     """
 
     name: str
@@ -57,6 +80,7 @@ class Samples:
     labels: tuple[str, ...]
     lengths: tuple[float, ...] | None
     anchors: Mapping[str, tuple[float, ...]]
+    refined: Refined | None = None
 
     @property
     def finite(self) -> Bool[np.ndarray, "*grid"]:
@@ -66,10 +90,11 @@ class Samples:
     def missing(self) -> dict[str, Bool[np.ndarray, "*grid"]]:
         """Where it is not, by what stands there; kinds that do not occur are left out.
 
-        The kinds are "NaN", "+∞" and "−∞".
+        The kinds are "NaN", "+∞" and "−∞"; what was not evaluated is none of them.
         """
+        nan = np.isnan(self.values)
         kinds = {
-            "NaN": np.isnan(self.values),
+            "NaN": nan if self.refined is None else nan & ~self.refined.unknown,
             "+∞": np.isposinf(self.values),
             "−∞": np.isneginf(self.values),
         }
@@ -127,12 +152,12 @@ def need(dataset: "xr.Dataset", *names: str) -> None:
 
 
 def grid_variables(dataset: "xr.Dataset") -> list[str]:
-    """Return the sampled variables: all over every axis x0, x1, ..., but the status."""
+    """Return the sampled variables: all over every axis x0, x1, ..., but the masks."""
     axes = grid_axes(dataset)
     return [
         str(name)
         for name, variable in dataset.data_vars.items()
-        if axes and variable.dims == axes and name != "status"
+        if axes and variable.dims == axes and name not in _MASKS
     ]
 
 
@@ -170,6 +195,23 @@ def read_samples(dataset: "xr.Dataset", variable: str | None = None) -> Samples:
         labels=_labels(axes, described.get("labels")),
         lengths=_lengths(attribute(dataset, "gram"), len(axes)),
         anchors=_anchors(described.get("anchors"), len(axes)),
+        refined=_refined(dataset, axes, variable),
+    )
+
+
+def _refined(
+    dataset: "xr.Dataset", axes: Sequence[str], variable: str
+) -> Refined | None:
+    columns = [f"point_{axis}" for axis in axes]
+    needed = ["interpolated", "status", "point_round", f"point_{variable}", *columns]
+    if any(name not in dataset.variables for name in needed):
+        return None
+    return Refined(
+        interpolated=dataset["interpolated"].values.astype(bool),
+        unknown=dataset["status"].values == _PENDING,
+        points=np.stack([dataset[name].values for name in columns], axis=1),
+        rounds=dataset["point_round"].values,
+        values=np.asarray(dataset[f"point_{variable}"].values, dtype=float),
     )
 
 
@@ -258,7 +300,7 @@ def read_lines(dataset: "xr.Dataset") -> Lines:
     names = [
         str(name)
         for name, variable in dataset.data_vars.items()
-        if axis in variable.dims and len(variable.dims) <= 2 and name != "status"
+        if axis in variable.dims and len(variable.dims) <= 2 and name not in _MASKS
     ]
     if axis is None or not names:
         there = ", ".join(map(str, dataset.variables)) or "none"

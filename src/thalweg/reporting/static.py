@@ -197,8 +197,23 @@ def draw_flat(
             linestyles="solid",
         )
     else:
-        drawn = axes.pcolormesh(
-            cell_edges(x), cell_edges(y), heights, cmap="viridis", vmin=low, vmax=high
+        mesh = cell_edges(x), cell_edges(y)
+        limits: dict[str, Any] = {"cmap": "viridis", "vmin": low, "vmax": high}
+        if samples.refined is not None:
+            between = samples.refined.interpolated.T
+            paler = np.ma.masked_where(~between, heights)
+            axes.pcolormesh(*mesh, paler, alpha=0.5, **limits)
+            heights = np.ma.masked_where(between, heights)
+        drawn = axes.pcolormesh(*mesh, heights, **limits)
+    if samples.refined is not None:
+        axes.plot(
+            *samples.refined.points.T,
+            "o",
+            color="white",
+            markeredgecolor="#27313a",
+            markeredgewidth=0.3,
+            markersize=1.8,
+            label=f"evaluated ({len(samples.refined.points):,})",
         )
     bar = figure.colorbar(drawn, ax=axes, label=samples.name)
     positions, texts = ticks(how)

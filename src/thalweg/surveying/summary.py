@@ -140,13 +140,15 @@ def _warnings(datasets: "Mapping[str, xr.Dataset]") -> list[str]:
         )
     for step, dataset in datasets.items():
         messages += json.loads(dataset.attrs.get("warnings", "[]"))
-        if "status" not in dataset:
+        # Of a refined surface the points that were evaluated.
+        status = dataset.get("point_status", dataset.get("status"))
+        if status is None:
             continue
-        broken = int((dataset["status"].values > 0).sum())
+        broken = int((status.values > 0).sum())
         if broken:
             messages.append(
                 f"{step}: the loss is not finite at {broken} of "
-                f"{dataset['status'].size} points; they are kept and marked."
+                f"{status.size} points; they are kept and marked."
             )
     return list(dict.fromkeys(messages))
 

@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from thalweg.errors import InputError
 from thalweg.reporting._samples import (
+    Refined,
     Samples,
     cell_edges,
     grid_variables,
@@ -28,6 +29,7 @@ __all__ = ["surface_caption", "surface_figure"]
 
 _HEIGHT = 540
 _MARKS = {"NaN": "x-thin", "+∞": "triangle-up-open", "−∞": "triangle-down-open"}
+_PALE = 0.5  # opacity of interpolated cells
 _FADED_FROM = 0.5  # a trajectory's points farther than this from the plane are faded
 
 
@@ -44,7 +46,9 @@ def surface_figure(
     """Draw a sampled surface; two directions give a 3-D view, contours and cells.
 
     One direction gives a line of every sampled variable, three give slices. Cells whose
-    value is NaN or infinite are empty and marked. Where both directions have known and
+    value is NaN or infinite are empty and marked. Of an adaptive surface the evaluated
+    points are dots, interpolated cells are paler, and a view more shows in which round
+    each point was evaluated. Where both directions have known and
     comparable lengths, the flat views have equal axes in parameter distance.
 
     Args:
@@ -66,9 +70,10 @@ def surface_figure(
     samples = read_samples(dataset, variable)
     k = len(samples.axes)
     if k == 1:
-        return line_figure(
+        figure = line_figure(
             dataset[[samples.name]] if variable else dataset, scale=scale
         )
+        return figure.add_traces(_on_the_line(samples))
     if k > 3:
         raise InputError(f"a surface is drawn over 1 to 3 axes, the dataset has {k}")
     how = scale_of(samples.values, scale, clip)
@@ -93,6 +98,8 @@ def surface_caption(
     how = scale_of(samples.values, clip=clip)
     grid = " × ".join(str(len(axis)) for axis in samples.axes)
     words = [f"{samples.name.capitalize()} at {grid} points."]
+    if samples.refined is not None:
+        words = _spent(samples.name, samples.refined, grid)
     for name, mask in samples.missing().items():
         words.append(f"{name} at {int(mask.sum())} of them: left empty and marked.")
     if how.clipped:
@@ -104,6 +111,41 @@ def surface_caption(
         )
     words.append("A minimum of this slice need not be one of the loss.")
     return " ".join(words)
+
+
+def _on_the_line(samples: Samples) -> list:
+    """Return the evaluated points of an adaptive line."""
+    import plotly.graph_objects as go
+
+    if samples.refined is None:
+        return []
+    return [
+        go.Scatter(
+            x=samples.refined.points[:, 0],
+            y=samples.refined.values,
+            mode="markers",
+            name=f"evaluated ({len(samples.refined.values)})",
+            marker={"size": 5, "color": COLORS[0]},
+        )
+    ]
+
+
+def _spent(name: str, refined: Refined, grid: str) -> list[str]:
+    """Say how many points were evaluated, when, and what lies between them."""
+    coarse = int((refined.rounds == 0).sum())
+    count, rounds = len(refined.rounds), int(refined.rounds.max())
+    words = [
+        f"{name.capitalize()} evaluated at {count:,} points (dots): {coarse:,} of a "
+        f"coarse grid and {count - coarse:,} in {rounds} rounds where it bends, breaks "
+        f"off or crosses a level. Of the {grid} places drawn, "
+        f"{int(refined.interpolated.sum()):,} are interpolated (paler cells)."
+    ]
+    if refined.unknown.any():
+        words.append(
+            f"{int(refined.unknown.sum()):,} are left empty: they lie in cells with a "
+            "point that is not finite."
+        )
+    return words
 
 
 def _center(samples: Samples) -> dict[str, Sequence[float]]:
@@ -122,12 +164,12 @@ def _plane(
 
     spatial = [_surface(samples, how)] if min(samples.values.shape) > 1 else []
     contours = [_contour(samples, how)] if spatial else []
-    cells = [_cells(samples, how)]
     flat = _marks(samples, how) + _path(trajectory, residuals) + _points(points)
     views = {
         "3-D": spatial + _lifted(flat, how) if spatial else [],
-        "Contours": contours + flat if spatial else [],
-        "Cells": cells + flat,
+        "Contours": contours + _dots(samples) + flat if spatial else [],
+        "Cells": _cells(samples, how) + flat,
+        "Points": _rounds(samples),
     }
     views = {name: traces for name, traces in views.items() if traces}
     figure = go.Figure()
@@ -287,14 +329,28 @@ def _contour(samples: Samples, how: Scale) -> "go.Contour":
     )
 
 
-def _cells(samples: Samples, how: Scale) -> "go.Heatmap":
+def _cells(samples: Samples, how: Scale) -> "list[go.Heatmap]":
+    """Return the cells; of an adaptive surface the interpolated ones paler."""
+    refined = samples.refined
+    if refined is None:
+        return [_heatmap(samples, how, samples.values)]
+    between = np.where(refined.interpolated, samples.values, np.nan)
+    evaluated = np.where(refined.interpolated, np.nan, samples.values)
+    paler = _heatmap(samples, how, between)
+    return [
+        paler.update(opacity=_PALE, showscale=False),
+        _heatmap(samples, how, evaluated),
+    ]
+
+
+def _heatmap(samples: Samples, how: Scale, values: np.ndarray) -> "go.Heatmap":
     import plotly.graph_objects as go
 
     low, high = how.limits
     return go.Heatmap(
         x=samples.axes[0],
         y=samples.axes[1],
-        z=how.heights(samples.values).T,
+        z=how.heights(values).T,
         customdata=samples.values.T,
         zmin=low,
         zmax=high,
@@ -304,6 +360,67 @@ def _cells(samples: Samples, how: Scale) -> "go.Heatmap":
         hovertemplate=_hover(samples),
         **_color(samples, how),
     )
+
+
+def _dots(samples: Samples) -> list:
+    """Return the evaluated points of an adaptive surface as small dots."""
+    import plotly.graph_objects as go
+
+    if samples.refined is None:
+        return []
+    points = samples.refined.points
+    return [
+        go.Scatter(
+            x=points[:, 0],
+            y=points[:, 1],
+            mode="markers",
+            name=f"evaluated ({len(points)})",
+            marker={"size": 2.5, "color": "rgba(255,255,255,0.75)"},
+            showlegend=False,
+            hoverinfo="skip",
+        )
+    ]
+
+
+def _rounds(samples: Samples) -> list:
+    """Return the evaluated points by the round that they were evaluated in."""
+    import plotly.graph_objects as go
+
+    if samples.refined is None:
+        return []
+    refined = samples.refined
+    return [
+        go.Scatter(
+            x=refined.points[:, 0],
+            y=refined.points[:, 1],
+            mode="markers",
+            name="evaluated",
+            customdata=np.stack([refined.values, refined.rounds], axis=1),
+            marker={
+                "size": 5,
+                "symbol": np.where(np.isfinite(refined.values), "circle", "x-thin"),
+                "color": refined.rounds,
+                "colorscale": SEQUENTIAL,
+                "reversescale": True,
+                "line": {
+                    "width": np.where(np.isfinite(refined.values), 0.0, 1.4),
+                    "color": COLORS[1],
+                },
+                "colorbar": {
+                    "title": {"text": "round", "side": "top"},
+                    "thickness": 12,
+                    "len": 0.85,
+                    "outlinewidth": 0,
+                },
+            },
+            showlegend=False,
+            hovertemplate=(
+                f"{samples.labels[0]}: %{{x:.4g}}<br>{samples.labels[1]}: %{{y:.4g}}"
+                f"<br>{samples.name}: %{{customdata[0]:.6g}}"
+                "<br>round %{customdata[1]}<extra></extra>"
+            ),
+        )
+    ]
 
 
 def _marks(samples: Samples, how: Scale) -> list:
@@ -426,6 +543,20 @@ def _lifted(flat: list, how: Scale) -> list:
     return traces
 
 
+def _slice(refined: Refined | None, index: int, coordinate: float) -> Refined | None:
+    """Return what an adaptive surface over three axes has at one place of the last."""
+    if refined is None:
+        return None
+    here = refined.points[:, 2] == coordinate
+    return Refined(
+        refined.interpolated[:, :, index],
+        refined.unknown[:, :, index],
+        refined.points[here, :2],
+        refined.rounds[here],
+        refined.values[here],
+    )
+
+
 def _slices(samples: Samples, how: Scale) -> "go.Figure":
     """Draw the slices along the last axis, one at a time, with a slider."""
     import plotly.graph_objects as go
@@ -439,8 +570,9 @@ def _slices(samples: Samples, how: Scale) -> "go.Figure":
             samples.labels[:2],
             None,
             {},
+            _slice(samples.refined, index, coordinate),
         )
-        traces = [_cells(part, how), *_marks(part, how)]
+        traces = [*_cells(part, how), *_dots(part), *_marks(part, how)]
         groups.append((f"{coordinate:.4g}", len(figure.data), len(traces)))
         for trace in traces:
             figure.add_trace(trace)
