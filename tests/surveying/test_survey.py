@@ -10,7 +10,12 @@ import torch
 from torch.nn import functional
 
 from thalweg import NetworkLandscape, Quadratic, survey
-from thalweg.errors import ConvergenceWarning, InputError, StoreError
+from thalweg.errors import (
+    ConvergenceWarning,
+    InputError,
+    NonFiniteLossError,
+    StoreError,
+)
 from thalweg.models import mlp
 from thalweg.surveying import Plan, rebuild_report
 from thalweg.surveying import steps as survey_steps
@@ -223,6 +228,39 @@ def test_checkpoints_draw_lines_barriers_and_a_plane(tmp_path):
         survey(land, plan=plan, checkpoints=twins)
 
 
+def test_curves_are_trained_between_checkpoints(tmp_path):
+    land = network()
+    states = {name: mlp((5, 4, 3), seed=i).state_dict() for i, name in enumerate("abc")}
+    plan = plan_of(land, steps=("point", "paths"), path_steps=60, path_points=7)
+    found = survey(land, plan=plan, checkpoints=states, out=tmp_path / "p")
+    paths = found.datasets["paths"]
+    pairs = ["a – b", "a – b, curve", "a – c", "a – c, curve"]
+    assert list(paths["pair"].values) == pairs
+    for line, curve in ((0, 1), (2, 3)):
+        assert float(paths["peak"][curve]) <= float(paths["peak"][line])
+        assert float(paths["length"][curve]) > float(paths["length"][line])
+        ends = paths["loss"].values[[line, curve]][:, [0, -1]]
+        np.testing.assert_allclose(ends[0], ends[1], rtol=1e-6)
+    assert set(found.summary["figures"]["barriers"]) == set(pairs)
+    html = (tmp_path / "p" / "report.html").read_text()
+    assert "Bézier curve of one bend" in html
+    again = survey(land, plan=plan, checkpoints=states)
+    assert same(again.datasets["paths"], paths)
+
+
+def test_a_curve_that_cannot_be_trained_is_said(monkeypatch):
+    def refuse(*_, **__):
+        raise NonFiniteLossError("the loss is nan at t = 0.5")
+
+    monkeypatch.setattr(survey_steps.ti, "connect", refuse)
+    land = network()
+    states = {name: mlp((5, 4, 3), seed=i).state_dict() for i, name in enumerate("ab")}
+    plan = plan_of(land, steps=("point", "paths"), path_steps=60)
+    found = survey(land, plan=plan, checkpoints=states)
+    assert list(found.datasets["paths"]["pair"].values) == ["a – b"]
+    assert any("no curve was trained" in text for text in found.summary["warnings"])
+
+
 def test_a_loss_that_is_nan_everywhere_is_said(tmp_path):
     class Broken(Quadratic):
         def loss(self, points):
@@ -331,6 +369,20 @@ def test_a_budget_too_small_for_all_examples_says_so():
     poor = choose(land, costs, budget=10.0, **options)
     assert poor.surface_points == 11
     assert any("11 points an axis" in note for note in poor.notes)
+
+
+def test_a_budget_chooses_the_training_of_curves():
+    from thalweg.surveying.budget import Costs, choose
+
+    options = {"steps": ("point", "paths"), "memory": 10**9}
+    options |= {"threads": 1, "layers": "*", "seed": 0, "paths": 2}
+    costs = Costs(loss=0.01, gradient=0.02, product=0.04, vector=200)
+    assert choose(network(), costs, budget=3600.0, **options).path_steps == 600
+    # 70 % of 30 s, 10 parts of 14 for the paths, half of it for 2 curves' steps.
+    some = choose(network(), costs, budget=30.0, **options).path_steps
+    assert some == int(30 * 0.7 * 10 / 14 / (2 * 0.02) / 2)
+    poor = choose(network(), costs, budget=5.0, **options)
+    assert poor.path_steps == 0 and any("straight lines" in n for n in poor.notes)
 
 
 def test_bad_options_are_refused():

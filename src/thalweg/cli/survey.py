@@ -23,7 +23,7 @@ def survey(
         list[Path] | None,
         typer.Option(
             help="Weights to load (.safetensors, or .pt read weights-only). Several "
-            "draw the lines, the plane and the barriers between them.",
+            "draw lines, curves of low loss and the plane between them, with barriers.",
         ),
     ] = None,
     out: Annotated[

@@ -36,6 +36,11 @@ LANCZOS_VECTORS = 4
 ASCENT_VECTORS = 64
 # Gradient passes that one ascent step of all worst-case rows takes together.
 ASCENTS = 25
+# Training of a curve: rows of a step, the least that a step takes, and how many steps
+# are worth beginning with.
+PATH_ROWS = 128
+STEP_SECONDS = 2e-3
+FEWEST_PATH_STEPS = 100
 
 
 @dataclass(frozen=True)
@@ -108,11 +113,13 @@ def choose(
     threads: int,
     layers: str,
     seed: int,
+    paths: int = 0,
 ) -> Plan:
     """Return the plan that fits the budget of seconds and bytes.
 
     The examples are thinned first, and only as far as the smallest useful settings of
     all steps need; what remains of the budget buys resolution, products and probes.
+    `paths` is the number of lines between checkpoints.
     """
     notes: list[str] = []
     seconds = _shares(steps, budget)
@@ -148,6 +155,16 @@ def choose(
         notes.append(
             f"The top {eigenpairs} eigenpairs only: more do not fit the memory."
         )
+    step = max(
+        costs.gradient * min(1.0, PATH_ROWS / examples if total else 1.0), STEP_SECONDS
+    )
+    path_steps = int(passes("paths", step * max(paths, 1)) / 2)  # the rest: the lines
+    if "paths" in steps and path_steps < FEWEST_PATH_STEPS:
+        path_steps = 0
+        notes.append(
+            "No curves are trained between the checkpoints, straight lines only: they "
+            f"do not fit the budget of {budget:.0f} s."
+        )
     blocks = len(land.layout.select(layers))
     layer_products = passes("layers", costs.product)
     return Plan(
@@ -173,6 +190,7 @@ def choose(
         layer_probes=int(max(8, min(50, layer_products / 4))),
         gradient_examples=min(examples, 2000),
         path_points=25,
+        path_steps=min(600, path_steps),
         layers=layers,
         measured={
             "loss_seconds": costs.loss,

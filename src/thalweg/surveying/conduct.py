@@ -98,7 +98,7 @@ def survey(
             retained graphs; half of what is free by default.
         only: Steps to run; all by default.
         layers: Shell pattern of the parameters in the table by layer.
-        checkpoints: Name -> state dict; several draw lines and planes between them.
+        checkpoints: Name -> state dict; several draw lines, curves and planes between.
         plan: A plan to repeat, or the directory of the survey that made it.
         resume: Go on with the survey in `out`.
         executor: Where surfaces run, see `ti.surface`.
@@ -214,6 +214,7 @@ def _plan(
         threads=threads,
         layers=layers,
         seed=seed,
+        paths=max(checkpoints - 1, 0),
     )
 
 

@@ -67,6 +67,7 @@ class Plan:
         layer_probes: Probes that all layers' traces share.
         gradient_examples: Examples whose own gradients give the sampling error.
         path_points: Points a line between checkpoints.
+        path_steps: Steps of training of each curve between checkpoints; none where 0.
         layers: Shell pattern of the parameters in the table by layer, or "*".
         measured: Seconds a pass and a product took when the plan was made.
         notes: What was reduced to fit the budget or the memory, in plain words.
@@ -94,6 +95,7 @@ class Plan:
     layer_probes: int
     gradient_examples: int
     path_points: int
+    path_steps: int = 0
     layers: str = "*"
     measured: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

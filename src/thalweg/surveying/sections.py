@@ -278,27 +278,34 @@ def _or_none(value: float) -> float | None:
 
 
 def _paths(dataset: "xr.Dataset") -> Section:
+    columns = {
+        "peak": "largest loss",
+        "barrier": "barrier",
+        "max_end": "over the higher end",
+        "mean_end": "over the mean",
+        "length": "length",
+    }
+    present = [name for name in columns if name in dataset]
+    pairs = [str(pair) for pair in dataset["pair"].values]
     rows = [
-        [
-            str(pair),
-            float(dataset["barrier"][i]),
-            float(dataset["max_end"][i]),
-            float(dataset["mean_end"][i]),
-        ]
-        for i, pair in enumerate(dataset["pair"].values)
+        [pair, *[float(dataset[name][i]) for name in present]]
+        for i, pair in enumerate(pairs)
     ]
     caption = (
-        "Barrier of the straight line: the largest rise over the line between the "
-        "ends' losses, over the higher end, and over their mean."
+        "Loss along straight lines between checkpoints. The barrier is the largest "
+        "rise over the line between the ends' losses; beside it the rise over the "
+        "higher end, and over their mean."
     )
-    table = Table(["pair", "barrier", "over the higher end", "over the mean"], rows)
-    lines = {
-        str(pair): dataset["loss"].values[i]
-        for i, pair in enumerate(dataset["pair"].values)
-    }
+    if any(pair.endswith(", curve") for pair in pairs):
+        caption += (
+            " A curve is a Bézier curve of one bend between the same ends, trained for "
+            "a low mean loss: where it stays low and the line does not, the two "
+            "checkpoints lie in one connected valley."
+        )
+    table = Table(["pair", *[columns[name] for name in present]], rows)
+    lines = {pair: dataset["loss"].values[i] for i, pair in enumerate(pairs)}
     curve = line_figure(dataset["t"].values, lines, x_label="t", y_label="loss")
-    figure = Figure(curve, caption)
-    return Section("Between checkpoints", [figure, table])
+    return Section("Between checkpoints", [Figure(curve, caption), table])
 
 
 def _settings(plan: Plan, summary: Mapping[str, object]) -> Section:

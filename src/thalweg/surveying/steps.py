@@ -1,5 +1,6 @@
 """The steps of a survey: each turns a landscape and a plan into one Dataset."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from thalweg import instruments as ti
+from thalweg.errors import ConvergenceWarning, NonFiniteLossError
 from thalweg.execution import Store
 from thalweg.landscapes import Landscape, LinearOperator, NetworkLandscape
 from thalweg.provenance import Meter, attributes, fingerprint
@@ -402,26 +404,66 @@ def sign_locks(context: Context) -> "xr.Dataset | None":
 
 
 def paths(context: Context) -> "xr.Dataset":
-    """Straight lines from the first checkpoint to the others, and their barriers."""
+    """Lines from the first checkpoint to the others, and curves trained between them.
+
+    One entry of `pair` a line, and one a curve, with the barrier of each.
+    """
     import xarray as xr
 
+    plan = context.plan
     (first, start), *others = context.checkpoints.items()
+    found: dict[str, ti.Barrier] = {}
+    lengths = []
     with Meter() as meter:
-        found = [
-            ti.barrier(context.land, start, end, points=context.plan.path_points)
-            for _, end in others
-        ]
-        meter.add(forward=sum(one.evaluations for one in found))
-    lines = xr.concat([one.line.drop_attrs() for one in found], dim="pair")
+        for name, end in others:
+            pair = f"{first} – {name}"
+            line = ti.barrier(context.land, start, end, points=plan.path_points)
+            found[pair] = line
+            lengths.append(float(line.line["displacement"][-1]))
+            if plan.path_steps and np.isfinite(line.value):
+                path = _curve(context, start, end)
+                if path is not None:
+                    found[f"{pair}, curve"] = path.barrier
+                    lengths.append(path.length)
+                meter.add(gradients=plan.path_steps)
+        meter.add(forward=sum(one.evaluations for one in found.values()))
+    lines = [
+        one.line.drop_attrs().drop_vars("length", errors="ignore")
+        for one in found.values()
+    ]
     return (
-        lines.assign(
-            barrier=("pair", [one.value for one in found]),
-            max_end=("pair", [one.max_end for one in found]),
-            mean_end=("pair", [one.mean_end for one in found]),
+        xr.concat(lines, dim="pair")
+        .assign(
+            barrier=("pair", [one.value for one in found.values()]),
+            max_end=("pair", [one.max_end for one in found.values()]),
+            mean_end=("pair", [one.mean_end for one in found.values()]),
+            peak=("pair", [one.peak for one in found.values()]),
+            length=("pair", lengths),
         )
-        .assign_coords(pair=[f"{first} – {name}" for name, _ in others])
+        .assign_coords(pair=list(found))
         .assign_attrs(context.attributes(meter))
     )
+
+
+def _curve(
+    context: Context, start: Mapping[str, Tensor], end: Mapping[str, Tensor]
+) -> ti.Path | None:
+    """Train a curve; None, with a warning, where the loss on its way is not finite."""
+    plan = context.plan
+    try:
+        return ti.connect(
+            context.land,
+            start,
+            end,
+            steps=plan.path_steps,
+            points=plan.path_points,
+            seed=plan.seed,
+        )
+    except NonFiniteLossError as error:
+        warnings.warn(
+            f"no curve was trained: {error}", ConvergenceWarning, stacklevel=2
+        )
+        return None
 
 
 def plane(context: Context) -> "xr.Dataset":
