@@ -45,6 +45,7 @@ from thalweg.instruments.planes import (
 )
 from thalweg.instruments.principal import pca_directions
 from thalweg.instruments.projections import project_ball, read_norm
+from thalweg.instruments.random_bases import random_basis
 from thalweg.instruments.refinement import Refine
 from thalweg.instruments.sample_graphs import neighbor_edges
 from thalweg.instruments.spectral_sums import (
@@ -112,6 +113,8 @@ __all__ = [
     "line",
     "surface",
     "surface_at_points",
+    # random subspaces
+    "random_basis",
     # paths
     "Path",
     "connect",
