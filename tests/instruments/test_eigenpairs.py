@@ -175,6 +175,20 @@ def test_a_warm_start_costs_little_and_misses_nothing():
     torch.testing.assert_close(missing.values, cold.values, rtol=1e-9, atol=0)
 
 
+@pytest.mark.parametrize("gap", [0.5, 0.2, 0.1])
+@pytest.mark.parametrize("tol", [1e-2, 1e-3])
+def test_a_start_at_an_eigenvector_does_not_hide_a_larger_eigenvalue(gap, tol):
+    """It met the tolerance at once, and three products were the end of it."""
+    diagonal = torch.linspace(0, 3, 10_000, dtype=torch.float64)
+    diagonal[:2] = torch.tensor([5 * (1 + gap), 5.0])
+    start = torch.zeros(10_000, dtype=torch.float64)
+    start[1] = 1.0
+    A = FunctionOperator(lambda v: diagonal * v, 10_000)
+    for seed in range(5):
+        found = ti.top_eigenpairs(A, 1, tol=tol, start=start, seed=seed)
+        assert float(found.values[0]) == pytest.approx(5 * (1 + gap), rel=tol)
+
+
 def test_an_unreachable_tolerance_warns():
     A = MatrixOperator(rotated(spread(60), dtype=torch.float32))
     with (

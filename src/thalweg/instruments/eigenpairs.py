@@ -1,5 +1,6 @@
 """Eigenpairs at the ends of a symmetric operator's spectrum, with honest residuals."""
 
+import math
 import warnings
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -82,8 +83,11 @@ def top_eigenpairs(
         max_products: Most products to spend, the k of the residuals among them; 1000 or
             20 k, whichever is more, by default.
         block: Number of random start vectors.
-        start: Vectors (dim,) or (dim, s) near the wanted ones; one random vector goes
-            with them, so that what they lack can still be found.
+        start: Vectors (dim,) or (dim, s) near the wanted ones. Lanczos begins with
+            their sum and a random vector of equal length, and makes 1 + ln(dim)
+            products at least: with fewer, a larger eigenvalue that they lack would
+            still be hidden (Kuczynski, Wozniakowski, "Estimating the largest eigenvalue
+            by the power and Lanczos algorithms with a random start", 1992).
         max_basis: Vectors held at most; a thick restart keeps the k + 5 best. By
             default as many as the memory holds, at most 300 or 8 k.
         memory: Bytes that the basis and the vectors returned may take.
@@ -116,9 +120,11 @@ def top_eigenpairs(
     before = A.products
     starts = _starts(A, block, start, seed)
     if preconditioner is None:
+        starts = _mixed(starts, block)
         rows, note = _rows(A, k, starts.shape[1], max_basis, memory)
         process = Lanczos(A, starts, rows=rows, seed=seed)
-        values, S, norm, restarts = _iterate(process, k, which, tol, limit - k)
+        least = 2 * k if start is None else max(2 * k, 1 + math.ceil(math.log(A.dim)))
+        values, S, norm, restarts = _iterate(process, k, which, tol, least, limit - k)
         if restarts:
             note = f"{restarts} thick restarts with {rows} vectors" + note
         if block == 1 and not process.complete:
@@ -218,6 +224,17 @@ def _starts(A: LinearOperator, block: int, start: Tensor | None, seed: int) -> T
     return torch.cat([given.to(like), torch.stack(drawn, dim=1)], dim=1)
 
 
+def _mixed(starts: Tensor, block: int) -> Tensor:
+    """Return `block` columns: the random ones, the others' sum added to the first."""
+    given, drawn = starts[:, :-block], starts[:, -block:].clone()
+    if given.shape[1] == 0:
+        return drawn
+    total = (given / torch.linalg.vector_norm(given, dim=0).clamp_min(1e-30)).sum(1)
+    length = torch.linalg.vector_norm(total).clamp_min(1e-30)
+    drawn[:, 0] += torch.linalg.vector_norm(drawn[:, 0]) / length * total
+    return drawn
+
+
 def _rows(
     A: LinearOperator, k: int, width: int, max_basis: int | None, memory: int
 ) -> tuple[int, str]:
@@ -236,16 +253,16 @@ def _rows(
 
 
 def _iterate(
-    process: Lanczos, k: int, which: Which, tol: float, limit: int
+    process: Lanczos, k: int, which: Which, tol: float, least: int, limit: int
 ) -> tuple[np.ndarray, np.ndarray, float, int]:
-    """Run until the wanted pairs converge or `limit` products are spent.
+    """Run until the wanted pairs converge, `least` products or more, at most `limit`.
 
     Returns their values and coordinates, |T| and the number of restarts.
     """
     dtype = process.A.dtype
     spent = restarts = 0
     norm = 0.0
-    check = min(2 * k, limit)
+    check = min(least, limit)
     while True:
         process.step()
         spent += 1
@@ -258,7 +275,7 @@ def _iterate(
         targets, _ = _targets(values[chosen], norm, which, tol, dtype)
         floor = torch.finfo(dtype).eps * norm
         done = (
-            spent >= 2 * k and (estimates[chosen] <= np.maximum(targets, floor)).all()
+            spent >= least and (estimates[chosen] <= np.maximum(targets, floor)).all()
         )
         if done or last:
             return values[chosen], S[:, chosen], norm, restarts
