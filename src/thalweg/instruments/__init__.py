@@ -63,6 +63,7 @@ from thalweg.instruments.surfaces import (
 )
 from thalweg.instruments.topology import Pairs, persistence
 from thalweg.instruments.traces import trace
+from thalweg.instruments.tracking import Tracker, track
 from thalweg.instruments.trajectories import Trajectory
 from thalweg.landscapes import inner, norm
 
@@ -82,8 +83,10 @@ __all__ = [
     "neighbor_edges",
     "persistence",
     "wasserstein_distance",
-    # trajectories
+    # trajectories, and curvature on the way
+    "Tracker",
     "Trajectory",
+    "track",
     # worst cases
     "Ascent",
     "ascend",

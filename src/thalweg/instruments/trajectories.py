@@ -122,9 +122,9 @@ class Trajectory:
             **scalars: Numbers to keep with it, the loss for example.
         """
         step = self._next if step is None else int(step)
+        due = self.due(step)
         self._next = step + 1
-        rows = self._rows()
-        if step % self.every or (rows and step <= rows[-1].step):
+        if not due:
             return False
         state = self._read()
         if self.sketch is not None:
@@ -135,6 +135,13 @@ class Trajectory:
         if len(self._pending) >= self.buffer:
             self.flush()
         return True
+
+    def due(self, step: int | None = None) -> bool:
+        """Return whether a call with this step would record it."""
+        step = self._next if step is None else int(step)
+        last = self._pending[-1][0] if self._pending else None
+        last = self._log[-1] if last is None and self._log else last
+        return step % self.every == 0 and (last is None or step > last.step)
 
     def hook(self, model: nn.Module, state: _Step) -> None:
         """Record after a step of `thalweg.training.fit`: give it as `after_step`."""

@@ -12,6 +12,7 @@ from thalweg.reporting.figures import (
     spectrum_figure,
     surface_caption,
     surface_figure,
+    tracking_figure,
 )
 from thalweg.reporting.html import write_report
 from thalweg.reporting.sections import (
@@ -51,6 +52,7 @@ __all__ = [
     "spectrum_figure",
     "surface_caption",
     "surface_figure",
+    "tracking_figure",
     # files: static figures, and what other programs open
     "animate",
     "export",

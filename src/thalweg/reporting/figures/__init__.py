@@ -8,6 +8,7 @@ from thalweg.reporting.figures.lines import (
 from thalweg.reporting.figures.spectra import spectrum_figure
 from thalweg.reporting.figures.surfaces import surface_caption, surface_figure
 from thalweg.reporting.figures.topology import merge_tree_figure, persistence_figure
+from thalweg.reporting.figures.tracking import tracking_figure
 
 __all__ = [
     "eigenvalue_figure",
@@ -18,4 +19,5 @@ __all__ = [
     "spectrum_figure",
     "surface_caption",
     "surface_figure",
+    "tracking_figure",
 ]

@@ -74,7 +74,7 @@ def line_figure(
         values = np.asarray(values, dtype=float)
         color = COLORS[index % len(COLORS)]
         if name in bands:
-            figure.add_trace(_band(x, values, np.asarray(bands[name]), color, log))
+            figure.add_trace(error_band(x, values, np.asarray(bands[name]), color, log))
         finite = np.isfinite(values)
         figure.add_trace(
             go.Scatter(
@@ -104,9 +104,10 @@ def _dash(index: int) -> str:
     return _DASHES[(index // len(COLORS)) % len(_DASHES)]
 
 
-def _band(
+def error_band(
     x: np.ndarray, values: np.ndarray, widths: np.ndarray, color: str, log: bool
 ) -> "go.Scatter":
+    """Return the band of plus and minus a width around a line."""
     import plotly.graph_objects as go
 
     low, high = values - widths, values + widths
@@ -116,6 +117,7 @@ def _band(
     return go.Scatter(
         x=np.concatenate([x[keep], x[keep][::-1]]),
         y=np.concatenate([high[keep], low[keep][::-1]]),
+        mode="lines",  # few points would be marked
         fill="toself",
         fillcolor=translucent(color, 0.18),
         line={"width": 0},
