@@ -21,7 +21,9 @@ from thalweg.solvable.relu_topology.exchange import rescale, transport
 from thalweg.solvable.relu_topology.floors import Floor, loss_floor
 from thalweg.solvable.relu_topology.initialization import (
     lock_probability,
+    lock_table,
     obstruction_probability,
+    variance_ratio,
 )
 from thalweg.solvable.relu_topology.labels import (
     Components,
@@ -41,6 +43,10 @@ from thalweg.solvable.relu_topology.reachability import (
     Verdict,
     count_neurons,
     reachable,
+)
+from thalweg.solvable.relu_topology.reinitialization import (
+    Reinitialization,
+    reinit_unlocked,
 )
 from thalweg.solvable.relu_topology.scanning import Scan, ScannedPair, scan
 
@@ -75,8 +81,12 @@ __all__ = [
     "crossing_risk",
     "scan",
     # random starts
+    "Reinitialization",
     "lock_probability",
+    "lock_table",
     "obstruction_probability",
+    "reinit_unlocked",
+    "variance_ratio",
     # obstruction
     "Floor",
     "NeuronCount",

@@ -35,7 +35,7 @@ def rescale(
     target = np.broadcast_to(np.asarray(to, dtype=np.float64), (len(inner),))
     if not np.isfinite(target).all():
         raise InputError(f"to must be finite, got {to}")
-    scaled, counter = _rescale(inner, outer, target)
+    scaled, counter = rescale_rows(inner, outer, target)
     if bias is None:
         return scaled, counter
     return scaled[:, :-1], counter, scaled[:, -1]
@@ -82,7 +82,7 @@ def transport(
     slots, neurons = linear_sum_assignment(cost)
     if (cost[slots, neurons] >= _FORBIDDEN * len(cost)).any():
         return None
-    moved, counter = _rescale(inner[neurons], outer[:, neurons], here.invariants.c)
+    moved, counter = rescale_rows(inner[neurons], outer[:, neurons], here.invariants.c)
     _turn_silent(moved, counter, here.invariants.kind, split, wanted)
     if bias is None:
         return moved, counter
@@ -123,7 +123,12 @@ def _turn_silent(
     inner[k, 0] = np.abs(inner[k, 0]) * wanted[k]
 
 
-def _rescale(inner: np.ndarray, outer: np.ndarray, to: np.ndarray) -> Layers:
+def rescale_rows(inner: np.ndarray, outer: np.ndarray, to: np.ndarray) -> Layers:
+    """Return (l, d) and (e, l) weights of the same function with the invariants `to`.
+
+    Raises:
+        InputError: A neuron cannot reach its value.
+    """
     a, b = np.sum(inner**2, 1), np.sum(outer**2, 0)
     failing = ((a == 0) & (to > 0)) | ((b == 0) & (to < 0))
     failing |= ((a == 0) != (b == 0)) & (to == 0)

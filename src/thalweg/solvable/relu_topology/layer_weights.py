@@ -60,6 +60,27 @@ def by_neuron(
     return inner, _outgoing(second, _masked(second, values), len(inner))
 
 
+def replace_by_neuron(
+    first: nn.Module, second: nn.Module, inner: Tensor, outer: Tensor
+) -> None:
+    """Write rows as `by_neuron` returns them into the layers, in place."""
+    weight, counter = weight_parameter(first), weight_parameter(second)
+    groups = int(getattr(second, "groups", 1))
+    reads = counter.shape[1] * groups
+    split = outer.reshape(reads, -1).reshape(
+        groups, counter.shape[1], counter.shape[0] // groups, -1
+    )
+    with torch.no_grad():
+        if isinstance(first.bias, Tensor):
+            first.bias.copy_(inner[:, -1])
+            inner = inner[:, :-1]
+        weight.copy_(inner.reshape(weight.shape))
+        counter.copy_(split.transpose(1, 2).reshape(counter.shape))
+        for layer in (first, second):
+            if getattr(layer, "weight_mask", None) is not None:
+                layer.weight = _masked(layer, lambda p: p)
+
+
 def squared_norms(first: nn.Module, second: nn.Module) -> tuple[Tensor, Tensor]:
     """Return |w1|² and |w2|² of each neuron, in the model's dtype, without a copy."""
     weight = _masked(first, lambda p: p)

@@ -18,7 +18,7 @@ from thalweg.solvable.relu_topology.layer_weights import (
     squared_norms,
     weight_parameter,
 )
-from thalweg.solvable.relu_topology.scanning import conserved_pairs, scan
+from thalweg.solvable.relu_topology.scanning import conserved_pairs, scan_pair
 
 _SETTINGS = ("momentum", "dampening", "weight_decay")
 
@@ -84,18 +84,12 @@ class Monitor:
         self._model, self._optimizer = model, optimizer
         self.every, self._drift = every, drift
         taken, _ = conserved_pairs(model, example_input, pairs)
-        self._names = [(pair.first, pair.second) for pair in taken]
-        found = scan(model, pairs=self._names) if taken else None
-        self._watched = [
-            _Watched(
-                pair,
-                model.get_submodule(pair.first),
-                model.get_submodule(pair.second),
-                torch.from_numpy(scanned.outs == 1),
-                scanned.to_dict(),
-            )
-            for pair, scanned in zip(taken, found.pairs if found else (), strict=True)
-        ]
+        self._watched = []
+        for pair in taken:
+            scanned = scan_pair(model, pair)
+            layers = model.get_submodule(pair.first), model.get_submodule(pair.second)
+            single = torch.from_numpy(scanned.outs == 1)
+            self._watched.append(_Watched(pair, *layers, single, scanned.to_dict()))
         self._step = 0
         self.steps: list[int] = []
         self._record()
@@ -177,7 +171,6 @@ class Monitor:
 
     def report(self) -> dict[str, Any]:
         """Return what was seen as plain values, for JSON; the ends are in float64."""
-        now = scan(self._model, pairs=self._names).pairs if self._names else ()
         return {
             "optimizer": type(self._optimizer).__name__,
             "law": self.law,
@@ -188,13 +181,11 @@ class Monitor:
                     "first": watched.pair.first,
                     "second": watched.pair.second,
                     "start": watched.start,
-                    "end": scanned.to_dict(),
+                    "end": scan_pair(self._model, watched.pair).to_dict(),
                     "flips": [list(flip) for flip in watched.flips],
                     "c": self.trajectory(i).tolist(),
                 }
-                for i, (watched, scanned) in enumerate(
-                    zip(self._watched, now, strict=True)
-                )
+                for i, watched in enumerate(self._watched)
             ],
         }
 
@@ -316,7 +307,8 @@ def crossing_risk(
         return torch.zeros_like(p) if found is None else found
 
     result = []
-    for scanned in scan(model, example_input, pairs=pairs).pairs:
+    taken, _ = conserved_pairs(model, example_input, pairs)
+    for scanned in (scan_pair(model, pair) for pair in taken):
         first = model.get_submodule(scanned.pair.first)
         second = model.get_submodule(scanned.pair.second)
         inner, outer = (

@@ -203,8 +203,8 @@ def scan(
     """
     taken, skipped = conserved_pairs(model, example_input, pairs, force=force)
     dead = _dead(model, taken, data) if data is not None else {}
-    found = tuple(_scanned(model, pair, rtol, dead.get(pair.first)) for pair in taken)
-    return Scan(found, tuple(skipped))
+    found = (scan_pair(model, pair, rtol, dead.get(pair.first)) for pair in taken)
+    return Scan(tuple(found), tuple(skipped))
 
 
 def conserved_pairs(
@@ -273,9 +273,13 @@ def _known_pairs(
     ]
 
 
-def _scanned(
-    model: nn.Module, pair: LayerPair, rtol: float | None, dead: np.ndarray | None
+def scan_pair(
+    model: nn.Module,
+    pair: LayerPair,
+    rtol: float | None = None,
+    dead: np.ndarray | None = None,
 ) -> ScannedPair:
+    """Return what is conserved of one pair of layers."""
     weights = layers_of(model, pair)
     inner, outer = weights.inner.detach(), weights.outer.detach()
     law = invariants(inner, outer.T, kappa=pair.kappa, rtol=rtol)
