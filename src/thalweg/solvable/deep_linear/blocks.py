@@ -32,13 +32,13 @@ def misalignment(
     return torch.linalg.matrix_norm(C.masked_fill(inside, 0.0))
 
 
-def warn_of_blocks(modes: Modes) -> None:
-    """Warn where quantities are those of blocks."""
+def warn_of_blocks(modes: Modes, stacklevel: int) -> None:
+    """Warn the caller `stacklevel` frames up where quantities are those of blocks."""
     if modes.repeated:
         groups = [list(range(b.start, b.stop)) for b in modes.blocks]
         warnings.warn(
             "the teacher repeats singular values, and the modes of equal ones are not "
             f"unique: quantities are those of the blocks {groups}",
             DegeneracyWarning,
-            stacklevel=4,
+            stacklevel=stacklevel,
         )

@@ -94,7 +94,7 @@ def simulate_sgd(
     watch = None if passage is None else _Watch(land, passage, len(points))
     blocks = 0
     if land.decoupled:
-        warn_of_blocks(land.modes)
+        warn_of_blocks(land.modes, 5)
         blocks = len(land.modes.blocks)
     table = Table(blocks + 2, levels)
     kept, records = [], sorted({*range(0, n_steps + 1, every), n_steps})

@@ -193,7 +193,7 @@ def simulate_modes(
             f"{int(exploded.sum())} of {final.size} paths exploded and are left out of "
             "the statistics; take the tamed scheme, more substeps or a smaller eta",
             DynamicsWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
     return ModeEnsemble(
         np.array(records),

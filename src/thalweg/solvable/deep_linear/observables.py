@@ -111,7 +111,7 @@ def _of_modes(
     if not land.decoupled:
         return None, None, None
     modes = land.modes
-    warn_of_blocks(modes)
+    warn_of_blocks(modes, 4)
     C = land.mode_matrix(points).double()
     return strengths(C, modes), misalignment(C, modes), _cosines(U, modes)
 

@@ -71,7 +71,8 @@ def find_plateaus(
 
     By "gradient": maximal intervals in which the gradient's norm is below a quantile of
     all, or near a local minimum of its logarithm, down to half the minimum's prominence
-    (both ends of the run count as walls). By "rank": intervals of constant rank. A run
+    (both ends of the run count as walls); those with no change of rank between them are
+    one. By "rank": intervals of constant rank. A run
     that has learned all it can is at no saddle and gives none; an empty result is an
     answer. The gradient of SGD is that of the loss, not of its batches.
 
@@ -106,7 +107,8 @@ def find_plateaus(
     losses, gradients = land.value_and_gradient(points.double())
     norms = gradients.norm(dim=-1).numpy()
     if rule == "gradient":
-        spans = _runs(_is_flat(norms, quantile, prominence))
+        flat = _runs(_is_flat(norms, quantile, prominence))
+        spans = _joined(flat, ranks)
     else:
         spans = [
             (a, b)
@@ -202,6 +204,17 @@ def _is_flat(norms: np.ndarray, quantile: float, prominence: float) -> np.ndarra
     for a, b in zip(np.ceil(left), np.floor(right), strict=True):
         flat[max(0, int(a) - 1) : int(b)] = True
     return flat
+
+
+def _joined(spans: list[tuple[int, int]], ranks: np.ndarray) -> list[tuple[int, int]]:
+    """Join stretches with no change of rank between: noise only parts them."""
+    joined: list[tuple[int, int]] = []
+    for first, last in spans:
+        if joined and len(np.unique(ranks[joined[-1][1] : first + 1])) == 1:
+            joined[-1] = joined[-1][0], last
+        else:
+            joined.append((first, last))
+    return joined
 
 
 def _runs(mask: np.ndarray) -> list[tuple[int, int]]:
