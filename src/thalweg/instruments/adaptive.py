@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from thalweg.execution import OnError, Progress, ProgressName, Store, in_rounds
+from thalweg.execution import OnError, Progress, ProgressName, in_rounds
 from thalweg.instruments.directions import Directions
 from thalweg.instruments.plane_setup import (
     Land,
@@ -25,6 +25,7 @@ from thalweg.instruments.sampling import (
     Plane,
     classify,
     losses,
+    open_store,
     sample_part,
 )
 from thalweg.landscapes import Landscape
@@ -65,7 +66,7 @@ def adaptive_surface(
     }
     chunk = -(-refine.round_size // 8)
     plan = {"chunk": chunk, "threads": threads, "versions": versions()}
-    kept = Store.resume(store, {**provenance, **plan}) if store is not None else None
+    kept = open_store(plane, store, {**provenance, **plan})
     with (
         Meter() as meter,
         in_rounds(executor, progress, refine.max_points) as (workers, display),

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from thalweg.errors import ExecutionError
+from thalweg.errors import ExecutionError, InputError
 from thalweg.execution import (
     Item,
     OnError,
@@ -165,7 +165,7 @@ def sample(
     """
     chunk = _chunk(plane, len(coordinates))
     plan = {**plan, "chunk": chunk, "threads": threads, "versions": versions()}
-    kept = Store.resume(store, plan) if store is not None else None
+    kept = open_store(plane, store, plan)
     return sample_part(
         plane,
         coordinates,
@@ -227,6 +227,25 @@ def sample_part(
     pending = sum(item.size for item in items if item.key not in done)
     parts = [(item.size, results[item.key]) for item in items]
     return _joined(parts), pending
+
+
+def open_store(
+    plane: Plane, store: str | Path | None, plan: Mapping[str, object]
+) -> Store | None:
+    """Return the store of a plan, resumed where there is one.
+
+    Raises:
+        InputError: The rows are spread over a process group: a rank would pass over
+            the points that another has just stored, and the other would wait for it.
+    """
+    if store is None:
+        return None
+    if any(getattr(land, "shards", None) for land in plane.landscapes.values()):
+        raise InputError(
+            "store= does not go with a landscape over a process group, whose ranks "
+            "must all evaluate the same points: keep the dataset on rank 0"
+        )
+    return Store.resume(store, plan)
 
 
 def _chunk(plane: Plane, points: int) -> int:

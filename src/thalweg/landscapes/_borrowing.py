@@ -16,6 +16,7 @@ from thalweg.errors import InputError, LossError, NondeterministicLossError
 from thalweg.landscapes import _examples
 from thalweg.landscapes._batches import Batch, Batches
 from thalweg.landscapes._objective import Objective, check_labels, is_classification
+from thalweg.landscapes._shards import Shards
 from thalweg.landscapes._state import (
     Slot,
     current,
@@ -51,6 +52,7 @@ class Borrowing(Landscape):
     accumulate: torch.dtype
     weight_decay: float
     calibration_batches: int | None
+    shards: Shards | None
     _parameter_map: Parameters
     _data: Batches
     _calibration: Batches
@@ -187,11 +189,26 @@ class Borrowing(Landscape):
             raise InputError('buffers="recalibrate" goes with mode="eval"')
         self._prepared = True
         try:
-            with self._evaluating():
-                self._check_first_batch()
+            self._check_in_a_loan()
         except BaseException:
             self._prepared = False
             raise
+
+    def _check_in_a_loan(self) -> None:
+        failure = None
+        try:
+            with self._evaluating():
+                self._check_first_batch()
+        except Exception as error:
+            if self.shards is None:
+                raise
+            failure = error
+        if self.shards is not None:
+            self.shards.agree(failure)
+
+    def _shared(self, tensor: Tensor) -> Tensor:
+        """Return the tensor of rank 0, where there are several."""
+        return tensor if self.shards is None else self.shards.share(tensor)
 
     def _check_first_batch(self) -> None:
         parameters = self._parameters(self.point())

@@ -26,8 +26,14 @@ def loss_with_graph(land: "NetworkLandscape", points: Tensor) -> Tensor:
 
     Raises:
         InputError: vmap over points whose buffers are recalibrated.
-        LossError: The model checkpoints its activations.
+        LossError: The model checkpoints its activations, or the rows are spread over
+            processes.
     """
+    if land.shards is not None:
+        raise LossError(
+            "the loss over a process group has no graph: use `value_and_gradient`, "
+            "`gradient` or `hessian`"
+        )
     if not _transformed(points):  # torch.func refuses checkpointing by itself
         _refuse_recomputation(land)
     values = [_with_graph(land, point) for point in points.reshape(-1, land.dim)]

@@ -23,19 +23,25 @@ def losses(land: "Borrowing", point: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         LossError: They do not combine to the loss: it couples rows.
     """
-    values, weights, whole = [], [], []
+    losses, counts, whole = [], [], []
+    point = land._shared(point)
     with land._evaluating(point), land._without_graph():
         parameters = land._parameters(point.detach())
         for batch in land._batches():
             rows, batch_loss = batch_rows(land, parameters, batch)
-            values.append(rows[0].detach().to(land.accumulate))
-            weights.append(rows[1].detach().to(land.accumulate))
+            losses.append(rows[0].detach().to(land.accumulate))
+            counts.append(rows[1].detach().to(land.accumulate))
             whole.append(batch_loss)
-    result = torch.cat(values), torch.cat(weights)
+    table = torch.stack([torch.cat(losses), torch.cat(counts)], dim=1)
+    if land.shards is not None:
+        table = land.shards.concatenate(table)
+        own = [(value.detach().cpu(), float(weight)) for value, weight in whole]
+        whole = [pair for part in land.shards.gather(own) for pair in part]
+    values, weights = table.unbind(1)
     if not land._rows_checked:
-        _check(land, *result, whole)
+        _check(land, values, weights, whole)
         land._rows_checked = True
-    return result
+    return values, weights
 
 
 def stderr(land: "Borrowing", point: Tensor, reference: Tensor | None = None) -> float:

@@ -10,6 +10,7 @@ from torch import Tensor
 from thalweg.errors import InputError
 from thalweg.landscapes._batches import Batch
 from thalweg.landscapes._objective import Objective, accuracy, has_accuracy
+from thalweg.landscapes._shards import Shards
 
 
 @dataclass(frozen=True)
@@ -104,12 +105,17 @@ class Gathered:
             self._count(name, function(output, target), batch.size)
         return objective.of_output(output, batch.data, batch.size)
 
-    def result(self) -> dict[str, float]:
-        """Return the mean of each metric over all its values."""
-        return {
-            name: total / self._counts[name] if self._counts[name] else float("nan")
-            for name, total in self._sums.items()
-        }
+    def result(self, shards: Shards | None = None) -> dict[str, float]:
+        """Return the mean of each metric over all its values, on all ranks."""
+        names = list(self._sums)
+        table = torch.tensor(
+            [[self._sums[name], self._counts[name]] for name in names],
+            dtype=torch.float64,
+        ).reshape(-1, 2)
+        if shards is not None:
+            table, _ = shards.sum(table)
+        means = (table[:, 0] / table[:, 1]).tolist()  # no value at all gives NaN
+        return dict(zip(names, means, strict=True))
 
     def _count(self, name: str, values: Any, rows: int) -> None:
         if isinstance(values, Tensor) and values.ndim:

@@ -18,6 +18,7 @@ from thalweg.landscapes._borrowing import Borrowing
 from thalweg.landscapes._differentiable import differentiated, loss_with_graph
 from thalweg.landscapes._metrics import Metrics, Totals
 from thalweg.landscapes._objective import Objective, resolve_form
+from thalweg.landscapes._shards import Shards, check_options
 from thalweg.landscapes._state import install
 from thalweg.landscapes.between import BetweenLandscape
 from thalweg.landscapes.curvature import CurvatureMethods
@@ -83,10 +84,15 @@ class NetworkLandscape(CurvatureMethods, Borrowing):
         device: Where to evaluate; the parameters' device by default.
         dtype: Real dtype to evaluate in; the parameters' by default.
         accumulate: dtype of sums over batches, and of the loss returned.
+        process_group: "world", or a group of `torch.distributed`: `data` are the rows
+            of this rank, and everything is that of all rows, identical on every rank.
+            Then making it and each of its methods are collective; points and vectors
+            are those of rank 0. A product costs one all-reduce of dim + 1 numbers.
 
     Raises:
         InputError: An option is not one of those accepted, or selects nothing.
         DataError: Empty, one-shot or unreadable data.
+        StructureError: The ranks hold different models.
     """
 
     def __init__(
@@ -118,6 +124,7 @@ class NetworkLandscape(CurvatureMethods, Borrowing):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         accumulate: torch.dtype = torch.float64,
+        process_group: Any = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise InputError(
@@ -181,6 +188,11 @@ class NetworkLandscape(CurvatureMethods, Borrowing):
             )
         self._decay_mask = self._mask(decay) if weight_decay else None
         self._read_model(dtype)
+        self.shards = None
+        if process_group is not None:
+            check_options(buffers=buffers, stochastic=stochastic, on_error=on_error)
+            self.shards = Shards(process_group, self.device)
+            self.shards.survey(self)
 
     # What is evaluated --------------------------------------------------------------
 
@@ -273,12 +285,14 @@ class NetworkLandscape(CurvatureMethods, Borrowing):
     ) -> Float[Tensor, "rows dim"]:
         """Return the gradient of each row's loss, without weight decay.
 
+        Under `process_group` those of this rank's rows.
+
         Args:
             point: Where; the origin by default.
             chunk: Rows at once; by default what fits 64 MiB of gradients.
         """
-        chunks = [g for g, _ in self._example_gradients(self.point(point), chunk)]
-        return torch.cat(chunks)
+        point = self._shared(self.point(point))
+        return torch.cat([g for g, _ in self._example_gradients(point, chunk)])
 
     # Landscapes of the same model ---------------------------------------------------
 
@@ -419,8 +433,8 @@ class NetworkLandscape(CurvatureMethods, Borrowing):
 
     @property
     def rows(self) -> int:
-        """Number of rows of the data in use."""
-        return self._data.rows
+        """Number of rows of the data in use, on all ranks."""
+        return self._data.rows if self.shards is None else sum(self.shards.rows)
 
     def describe(self) -> dict[str, object]:
         """Return what identifies this landscape: model, data, loss, policies."""
@@ -429,24 +443,29 @@ class NetworkLandscape(CurvatureMethods, Borrowing):
             for name, p in self.model.named_parameters()
             if name not in self._parameter_map.slots
         }
-        loss = self.objective.loss
-        return super().describe() | {
-            "model": type(self.model).__name__,
-            "loss": loss if isinstance(loss, str) else _name(loss),
-            "form": self.objective.form,
-            "rows": self._data.rows,
-            "batches": len(self._data.sizes),
-            "data": self._data.fingerprint,
-            "parameters": fingerprint(self.origin),
-            "constants": fingerprint(constants, self._held),
-            "buffers": self.buffers,
-            "mode": self.mode,
-            "reduction": self.reduction,
-            "weight_decay": self.weight_decay,
-            "stochastic": self.stochastic,
-            "repeats": self.repeats,
-            "seed": self.seed,
-        }
+        loss, shards = self.objective.loss, self.shards
+        spread = {} if shards is None else {"shards": list(shards.rows)}
+        return (
+            super().describe()
+            | spread
+            | {
+                "model": type(self.model).__name__,
+                "loss": loss if isinstance(loss, str) else _name(loss),
+                "form": self.objective.form,
+                "rows": self.rows,
+                "batches": len(self._data.sizes),
+                "data": self._data.fingerprint if shards is None else shards.data,
+                "parameters": fingerprint(self.origin),
+                "constants": fingerprint(constants, self._held),
+                "buffers": self.buffers,
+                "mode": self.mode,
+                "reduction": self.reduction,
+                "weight_decay": self.weight_decay,
+                "stochastic": self.stochastic,
+                "repeats": self.repeats,
+                "seed": self.seed,
+            }
+        )
 
     # Evaluation ---------------------------------------------------------------------
 
@@ -473,7 +492,7 @@ class NetworkLandscape(CurvatureMethods, Borrowing):
     def _total(self, point: Tensor, *, metrics: bool) -> Totals:
         draws, gathered = [], self._metrics.start() if metrics else None
         for draw in range(self.repeats):
-            mean = WeightedMean(self.reduction, self.accumulate)
+            mean = WeightedMean(self.reduction, self.accumulate, self.shards)
             self._begin(draw)
             for batch in self._data:
                 value, weight = self._weighted(
@@ -484,7 +503,8 @@ class NetworkLandscape(CurvatureMethods, Borrowing):
                 mean.add(value, weight)
             draws.append(mean.result().detach().to(self.accumulate))
         decay = self._decay(point)
-        return Totals(torch.stack(draws) + decay, gathered.result() if gathered else {})
+        found = gathered.result(self.shards) if gathered else {}
+        return Totals(torch.stack(draws) + decay, found)
 
     def _value_and_gradient(
         self, point: Tensor, space: Workspace
@@ -492,8 +512,10 @@ class NetworkLandscape(CurvatureMethods, Borrowing):
         value = WeightedMean("mean", self.accumulate)
         gradient = WeightedMean("mean", self.accumulate)
         for draw in range(self.repeats):
-            draw_value = WeightedMean(self.reduction, self.accumulate)
-            draw_gradient = WeightedMean(self.reduction, self.accumulate)
+            draw_value, draw_gradient = (
+                WeightedMean(self.reduction, self.accumulate, self.shards)
+                for _ in range(2)
+            )
             self._begin(draw)
             for batch in self._data:
                 loss, weight, slope = self._batch_gradient(batch, space)
@@ -535,7 +557,7 @@ class NetworkLandscape(CurvatureMethods, Borrowing):
             point = self._checked(point)
             if self._parameter_map.half and not warned:
                 warned = self._warn_of_lost_step(point)
-            yield point.to(dtype=self.dtype, device=self.device)
+            yield self._shared(point.to(dtype=self.dtype, device=self.device))
 
     def _stacked(self, values: list[Tensor], like: Tensor) -> Tensor:
         if not values:
@@ -562,6 +584,11 @@ class NetworkLandscape(CurvatureMethods, Borrowing):
         return lost
 
     def _on(self, data: Batches) -> "NetworkLandscape":
+        if self.shards is not None:
+            raise InputError(
+                "rows cannot be picked under process_group: give each rank the rows "
+                "that it is to hold"
+            )
         other = copy.copy(self)
         other._data, other.failures = data, []
         return other

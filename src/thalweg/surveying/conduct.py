@@ -121,6 +121,11 @@ def survey(
             "a survey needs two dimensions at least; a landscape of one is a line: use "
             "`ti.surface(landscape, torch.ones(1, 1), [axis])`"
         )
+    if getattr(landscape, "shards", None):
+        raise InputError(
+            "a survey plans by the clock of one process: use the instruments on a "
+            "landscape over a process group, or survey one of all rows"
+        )
     bad = int((~torch.isfinite(landscape.point())).sum())
     if bad:
         raise InputError(

@@ -111,6 +111,19 @@ def test_projection_of_the_covariance_is_positive_semi_definite():
     assert float(eigenvalues.min()) > -1e-12 * float(eigenvalues.max())
 
 
+def test_rows_whose_label_is_ignored_do_not_make_projections_nan():
+    x, y = torch.randn(7, 4).double(), torch.tensor([0, 1, -100, 2, 0, -100, 1])
+    land = NetworkLandscape(nn.Linear(4, 3).double(), nn.CrossEntropyLoss(), (x, y))
+    U = torch.randn(land.dim, 2, dtype=torch.float64)
+    for operator in (
+        land.fisher(land.point(), kind="empirical"),
+        land.gradient_covariance(land.point()),
+    ):
+        matrix, right = operator.project(U, U[:, 0])
+        assert torch.allclose(matrix, U.T @ (operator @ U), rtol=1e-10)
+        assert torch.allclose(right, matrix[:, 0], rtol=1e-10)
+
+
 def test_one_example_has_no_covariance():
     problem = problems.softmax_problem()
     land = NetworkLandscape(problem.model, problem.loss, (problem.x[:1], problem.y[:1]))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from thalweg.landscapes._batches import Batch
 from thalweg.landscapes.curvature.graphs import BatchGraphs, Cache, G
+from thalweg.landscapes.linear_maps import LinearMap
 from thalweg.landscapes.operators import LinearOperator
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class NetworkOperator(LinearOperator, Generic[G]):
             check=check,
         )
         self._land = land
-        self._point = point.clone()
+        self._point = land._shared(point).clone()
         self._indices: Tensor | None = None  # of a part, in the whole point
         self._whole: Self | None = None
         self.graphs: BatchGraphs[G] = BatchGraphs(land, self._point, cache, reduction)
@@ -85,9 +86,21 @@ class NetworkOperator(LinearOperator, Generic[G]):
 
     def __matmul__(self, x: Float[Tensor, "dim *k"]) -> Float[Tensor, "dim *k"]:
         before = self.products
+        if x.ndim in (1, 2) and x.shape[0] == self.dim:  # else it is refused there
+            x = self._land._shared(x.to(dtype=self.dtype, device=self.device))
         y = super().__matmul__(x)
         self._count_in_whole(before)
         return y
+
+    def project(
+        self, U: LinearMap, rhs: Float[Tensor, " dim"] | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Return UᵀAU, or (UᵀAU, UᵀA rhs), from one product a column."""
+        return super().project(self._shared_basis(U), rhs)
+
+    def _shared_basis(self, U: LinearMap) -> LinearMap:
+        """Return rank 0's matrix; another map is trusted to be one on all ranks."""
+        return self._land._shared(U) if isinstance(U, Tensor) else U
 
     def _count_in_whole(self, before: int) -> None:
         made, whole = self.products - before, self._whole

@@ -41,6 +41,11 @@ class EmpiricalFisherOperator(JacobianOperator):
         total = weights.sum()
         return losses, float(total), DiagonalCurvature(weights / total)
 
+    def _image(self, graph: JacobianGraph, v: Tensor) -> Tensor:
+        assert isinstance(graph.curvature, DiagonalCurvature)
+        # A row that does not count may have no loss: NaN where its label is ignored.
+        return torch.where(graph.curvature.diagonal == 0, 0.0, graph.jvp(v))
+
 
 class GradientCovariance(EmpiricalFisherOperator):
     """C = N/(N-1) Σ w_i (g_i - g)(g_i - g)ᵀ / Σ w_i, g the mean gradient.
@@ -73,13 +78,15 @@ class GradientCovariance(EmpiricalFisherOperator):
             return graph.vjp(graph.curvature.diagonal)
 
         gradient = super()._mean(weighted)
+        if self._land.shards is not None:
+            self.examples = sum(self._land.shards.gather(self.examples))
         if self.examples < 2:
             raise DataError("the covariance of gradients needs at least two examples")
         return gradient
 
     def _image(self, graph: JacobianGraph, v: Tensor) -> Tensor:
         # Centered here, so that nothing cancels; sum_i w_i (image) is then zero.
-        return graph.jvp(v) - inner(self.gradient, v)
+        return super()._image(graph, v) - inner(self.gradient, v)
 
     def _mean(self, apply: Callable[[JacobianGraph], Tensor]) -> Tensor:
         _ = self.gradient  # before the pass that needs it begins
@@ -106,6 +113,9 @@ class GradientCovariance(EmpiricalFisherOperator):
             pairs += [_distance_and_alignment(row, g) for row in gradients]
         w = torch.cat(weights)
         distances, alignments = torch.stack(pairs, dim=1)
+        if self._land.shards is not None:
+            table = torch.stack([w, distances, alignments], dim=1)
+            w, distances, alignments = self._land.shards.concatenate(table).unbind(1)
         return w / w.sum(), distances, alignments
 
 

@@ -73,6 +73,7 @@ class JacobianOperator(NetworkOperator[JacobianGraph]):
         the k images of one batch are (rows x outputs x k).
         """
         check_basis(U, self.dim)
+        U = self._shared_basis(U)
         k = U.shape[1]
         before = self.products
         self.products += k + (rhs is not None)
@@ -93,7 +94,7 @@ class JacobianOperator(NetworkOperator[JacobianGraph]):
 
         if rhs is None:
             return self._mean(gram)
-        v = rhs.to(dtype=self.dtype, device=self.device)
+        v = self._land._shared(rhs.to(dtype=self.dtype, device=self.device))
         both = self._mean(gram)
         return both[:, :k], both[:, k]
 

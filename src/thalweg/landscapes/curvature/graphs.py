@@ -224,7 +224,7 @@ class BatchGraphs(Generic[G]):
                 graphs.
             apply: What is summed.
         """
-        total = WeightedMean(self.reduction)
+        total = WeightedMean(self.reduction, shards=self._land.shards)
         if self._complete:
             for graph in self._kept:
                 total.add(apply(graph), graph.weight)
@@ -243,7 +243,7 @@ class BatchGraphs(Generic[G]):
             torch.enable_grad(),
         ):
             for draw in range(land.repeats):
-                row, skipped = 0, False
+                row, skipped = land.shards.first_row if land.shards else 0, False
                 land._begin(draw)
                 for batch in land._data:
                     if index < self.kept:

@@ -121,7 +121,7 @@ def _ratio(S: Tensor, G: Tensor, covariance: Tensor, method: NoiseMethod) -> Noi
 
 
 def _from_batches(land: "NetworkLandscape", point: Tensor) -> NoiseScale:
-    leaf = point.detach().clone().requires_grad_()
+    leaf = land._shared(point).detach().clone().requires_grad_()
 
     def gradients() -> Iterator[tuple[Tensor, float]]:
         with land._evaluating(leaf), torch.enable_grad():
@@ -132,16 +132,20 @@ def _from_batches(land: "NetworkLandscape", point: Tensor) -> NoiseScale:
                     gradient, weight = gradient / batch.size, batch.size
                 yield gradient, float(weight)
 
-    total, norms, sizes = WeightedMean("mean"), [], []
+    total, norms, sizes = WeightedMean("mean", shards=land.shards), [], []
     for gradient, weight in gradients():
         total.add(gradient, weight)
         norms.append(gradient.double() @ gradient.double())
         sizes.append(weight)
     mean = total.result().double()
     products = [gradient.double() @ mean for gradient, _ in gradients()]
-    counts = torch.tensor(sizes, dtype=torch.float64)
-    counts *= land.rows / counts.sum()  # weights may count tokens
-    return two_batch_sizes(torch.stack(norms), torch.stack(products), counts)
+    counts = torch.tensor(sizes, dtype=torch.float64, device=mean.device)
+    table = torch.stack([torch.stack(norms), torch.stack(products), counts], dim=1)
+    if land.shards is not None:
+        table = land.shards.concatenate(table)
+    squares, alignments, counts = table.unbind(1)
+    counts = counts * (land.rows / counts.sum())  # weights may count tokens
+    return two_batch_sizes(squares, alignments, counts)
 
 
 def _from_examples(land: "NetworkLandscape", point: Tensor) -> NoiseScale:
