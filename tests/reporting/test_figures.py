@@ -8,6 +8,7 @@ import xarray as xr
 
 from thalweg.errors import InputError
 from thalweg.reporting import (
+    basins_figure,
     eigenvalue_figure,
     layers_figure,
     line_figure,
@@ -363,3 +364,29 @@ def test_adaptive_lines_and_volumes_show_their_points():
     dots = [t for t in traces(figure, "scatter") if "evaluated" in t.name]
     assert [len(t.x) for t in dots] == [13, 13, 0]
     assert len(traces(figure, "heatmap")) == 6
+
+
+def test_basins_have_colors_and_marked_minima_and_saddles():
+    values = np.array([[0.0, 1, 0.5], [1, 2, np.nan], [2, 3, 4]])
+    basins = np.array([[0, 0, 2], [0, 0, 2], [0, 0, 2]])
+    figure = basins_figure(surface(values), basins, np.array([0, 2]), np.array([1]))
+    (areas,) = traces(figure, "heatmap")
+    shown = np.asarray(areas.z, dtype=float)
+    np.testing.assert_array_equal(shown[:, 0], [0, 0, 1])
+    assert np.isnan(shown[2, 1])
+    marks = {t.name: t for t in traces(figure, "scatter")}
+    assert list(zip(marks["minimum"].x, marks["minimum"].y, strict=True)) == [
+        (-1.0, -1.0),
+        (-1.0, 1.0),
+    ]
+    assert (marks["saddle"].x[0], marks["saddle"].y[0]) == (-1.0, 0.0)
+    data = refined()
+    labels = np.where(data["point_x0"].values > 0, 3, 7)
+    figure = basins_figure(data, labels, np.array([7, 3]), np.array([12]))
+    dots = traces(figure, "scatter")[0]
+    assert len(dots.x) == 26 and len(set(dots.marker.color)) == 2
+    with pytest.raises(InputError, match=r"basins must have the shape .*got \(4,\)"):
+        basins_figure(data, np.zeros(4, int), np.array([0]), np.array([], int))
+    with pytest.raises(InputError, match="2 axes, the dataset has 1"):
+        line = surface(np.ones(3))
+        basins_figure(line, np.zeros(3, int), np.array([0]), np.array([], int))

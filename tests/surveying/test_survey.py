@@ -16,9 +16,12 @@ from thalweg.errors import (
     NonFiniteLossError,
     StoreError,
 )
+from thalweg.instruments import merge_tree
+from thalweg.landscapes import Landscape
 from thalweg.models import mlp
 from thalweg.surveying import Plan, rebuild_report
 from thalweg.surveying import steps as survey_steps
+from thalweg.surveying.budget import Costs, choose
 
 EIGENVALUES = torch.tensor([9.0, 4.0, 2.0, 1.0, 0.5, 0.25, 0.125], dtype=torch.float64)
 SMALL = {
@@ -357,8 +360,6 @@ def test_a_point_that_is_not_finite_is_refused(tmp_path):
 
 
 def test_a_budget_too_small_for_all_examples_says_so():
-    from thalweg.surveying.budget import Costs, choose
-
     land = network()
     costs = Costs(loss=0.1, gradient=0.3, product=0.5, vector=100)
     options = {"steps": ("point", "eigenvalues", "surface"), "memory": 10**9}
@@ -372,8 +373,6 @@ def test_a_budget_too_small_for_all_examples_says_so():
 
 
 def test_a_budget_chooses_the_training_of_curves():
-    from thalweg.surveying.budget import Costs, choose
-
     options = {"steps": ("point", "paths"), "memory": 10**9}
     options |= {"threads": 1, "layers": "*", "seed": 0, "paths": 2}
     costs = Costs(loss=0.01, gradient=0.02, product=0.04, vector=200)
@@ -385,7 +384,54 @@ def test_a_budget_chooses_the_training_of_curves():
     assert poor.path_steps == 0 and any("straight lines" in n for n in poor.notes)
 
 
+def test_surfaces_are_refined_where_asked(tmp_path):
+    class Wells(Landscape):
+        """Two wells beside a region without values."""
+
+        def loss(self, points):
+            x, y = points[..., 0], points[..., 1]
+            values = (4 * x**2 - 1) ** 2 + y**2 + x / 10
+            return torch.where(y > 0.8 - x / 4, float("nan"), values)
+
+    land = Wells(2, origin=torch.zeros(2, dtype=torch.float64))
+    steps = ("point", "surface", "topology")
+    plan = plan_of(land, steps=steps, refine=300, surface_points=9)
+    found = survey(land, out=tmp_path / "w", plan=plan)
+    surface = found.datasets["surface"]
+    assert 290 < surface.sizes["point"] <= 300 and surface.sizes["x0"] == 65
+    table = found.datasets["topology"]
+    tree = merge_tree(surface)
+    np.testing.assert_array_equal(table["birth_index"], tree.pairs.birth_index)
+    np.testing.assert_array_equal(table["parent"], tree.parents)
+    broken = int((surface["point_status"] > 0).sum())
+    (warning,) = [w for w in found.summary["warnings"] if w.startswith("surface")]
+    assert f"not finite at {broken} of {surface.sizes['point']} points" in warning
+    page = (tmp_path / "w" / "report.html").read_text()
+    assert "evaluated at" in page and "minima as circles" in page
+    assert "which basin joins which" in page
+    again = survey(land, out=tmp_path / "again", plan=tmp_path / "w")
+    assert same(again.datasets["surface"], surface)
+
+
+def test_refinement_fits_the_budget_or_says_so():
+    land, options = network(), {"memory": 10**9, "threads": 1, "layers": "*", "seed": 0}
+    costs = Costs(loss=0.1, gradient=0.3, product=0.5, vector=100)
+    steps = ("surface", "topology")
+    rich = choose(land, costs, steps=steps, budget=3600.0, refine=800, **options)
+    assert (rich.refine, rich.surface_points) == (800, 11) and not rich.notes
+    poor = choose(land, costs, steps=steps, budget=40.0, refine=800, **options)
+    assert poor.refine == 280
+    assert poor.notes == (
+        "Surfaces have up to 280 points each, not 800: more do not fit the budget of "
+        "40 s.",
+    )
+    plain = choose(land, costs, steps=steps, budget=3600.0, **options)
+    assert (plain.refine, plain.surface_points) == (0, 41)
+
+
 def test_bad_options_are_refused():
+    with pytest.raises(InputError, match="refine must be at least 150 points, got 100"):
+        survey(quadratic(), refine=100)
     with pytest.raises(InputError, match="budget"):
         survey(quadratic(), budget="soon")
     with pytest.raises(InputError, match="memory"):

@@ -50,6 +50,13 @@ def survey(
     layers: Annotated[
         str, typer.Option(help="Shell pattern of the parameters in the layer table.")
     ] = "*",
+    refine: Annotated[
+        int | None,
+        typer.Option(
+            help="Draw each surface from up to this many points, placed where it "
+            "bends, breaks off or crosses a level, instead of a regular grid."
+        ),
+    ] = None,
     weight_decay: Annotated[
         float | None,
         typer.Option(
@@ -93,6 +100,7 @@ def survey(
         memory=memory,
         only=only,
         layers=layers,
+        refine=refine,
         weight_decay=weight_decay,
         plan=plan,
         resume=resume,

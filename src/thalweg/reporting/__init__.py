@@ -4,6 +4,7 @@ from thalweg.reporting._numbers import format_cost, format_number, format_value
 from thalweg.reporting.animation import animate
 from thalweg.reporting.exporting import export
 from thalweg.reporting.figures import (
+    basins_figure,
     eigenvalue_figure,
     layers_figure,
     line_figure,
@@ -44,6 +45,7 @@ __all__ = [
     "format_number",
     "format_value",
     # interactive figures of datasets and tables
+    "basins_figure",
     "eigenvalue_figure",
     "layers_figure",
     "line_figure",

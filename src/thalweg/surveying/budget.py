@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from thalweg.errors import InputError
 from thalweg.execution import thread_count
 from thalweg.landscapes import Landscape, NetworkLandscape
 from thalweg.surveying.plan import Plan
@@ -34,6 +35,9 @@ MINIMAL_VECTORS = 6
 # the worst case and their Krylov basis hold at once.
 LANCZOS_VECTORS = 4
 ASCENT_VECTORS = 64
+# Points an axis of the coarse grid of an adaptive surface, and fewest points of one.
+COARSE_SIDE = 11
+FEWEST_REFINED = 150
 # Gradient passes that one ascent step of all worst-case rows takes together.
 ASCENTS = 25
 # Training of a curve: rows of a step, the least that a step takes, and how many steps
@@ -114,6 +118,7 @@ def choose(
     layers: str,
     seed: int,
     paths: int = 0,
+    refine: int | None = None,
 ) -> Plan:
     """Return the plan that fits the budget of seconds and bytes.
 
@@ -136,8 +141,15 @@ def choose(
     if products < 10 * lanczos_steps:
         lanczos_steps = int(max(min(20, land.dim), min(lanczos_steps, products / 4)))
     drawn = [s for s in ("surface", "hessian_surface", "plane") if s in steps]
-    surface_points = min((_side(passes(s, costs.loss)) for s in drawn), default=11)
-    if drawn and surface_points < 25:
+    fitting = min((passes(s, costs.loss) for s in drawn), default=0.0)
+    surface_points = COARSE_SIDE if refine else _side(fitting)
+    points = min(refine, max(FEWEST_REFINED, int(fitting))) if refine else 0
+    if refine and drawn and points < refine:
+        notes.append(
+            f"Surfaces have up to {points:,} points each, not {refine:,}: more do not "
+            f"fit the budget of {budget:.0f} s."
+        )
+    elif drawn and not refine and surface_points < 25:
         notes.append(
             f"Surfaces have {surface_points} points an axis: more do not fit the "
             f"budget of {budget:.0f} s."
@@ -192,6 +204,7 @@ def choose(
         path_points=25,
         path_steps=min(600, path_steps),
         layers=layers,
+        refine=points,
         measured={
             "loss_seconds": costs.loss,
             "gradient_seconds": costs.gradient,
@@ -199,6 +212,19 @@ def choose(
         },
         notes=tuple(notes),
     )
+
+
+def check_refine(refine: int | None) -> None:
+    """Refuse too few points for an adaptive surface.
+
+    Raises:
+        InputError: There are fewer than `FEWEST_REFINED`.
+    """
+    if refine is not None and refine < FEWEST_REFINED:
+        raise InputError(
+            f"refine must be at least {FEWEST_REFINED} points, got {refine}: "
+            f"{COARSE_SIDE**2} make up the coarse grid"
+        )
 
 
 def _shares(steps: tuple[str, ...], budget: float) -> dict[str, float]:

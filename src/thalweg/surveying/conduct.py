@@ -72,6 +72,7 @@ def survey(
     memory: str | int | None = None,
     only: str | Sequence[str] | None = None,
     layers: str = "*",
+    refine: int | None = None,
     checkpoints: Mapping[str, Mapping[str, torch.Tensor]] | None = None,
     plan: Plan | str | Path | None = None,
     resume: bool = False,
@@ -98,6 +99,8 @@ def survey(
             retained graphs; half of what is free by default.
         only: Steps to run; all by default.
         layers: Shell pattern of the parameters in the table by layer.
+        refine: Most points of each surface, placed where it bends, breaks off or
+            crosses a level (`ti.Refine`); a regular grid where None.
         checkpoints: Name -> state dict; several draw lines, curves and planes between.
         plan: A plan to repeat, or the directory of the survey that made it.
         resume: Go on with the survey in `out`.
@@ -143,6 +146,7 @@ def survey(
             memory=memory,
             only=only,
             layers=layers,
+            refine=refine,
             checkpoints=len(checkpoints or ()),
             seed=seed,
         )
@@ -197,6 +201,7 @@ def _plan(
     memory: str | int | None,
     only: str | Sequence[str] | None,
     layers: str,
+    refine: int | None,
     checkpoints: int,
     seed: int,
 ) -> Plan:
@@ -205,6 +210,7 @@ def _plan(
     if plan is not None:
         return plan if isinstance(plan, Plan) else Plan.read(plan)
     steps = chosen_steps(only, checkpoints)
+    budgets.check_refine(refine)
     seconds = parse_seconds(budget)
     amount = None if memory in (None, budgets.MINIMAL) else parse_bytes(memory)
     costs, threads = budgets.measure(land)
@@ -218,6 +224,7 @@ def _plan(
         memory=free_memory(land.device) // 2 if amount is None else amount,
         threads=threads,
         layers=layers,
+        refine=refine,
         seed=seed,
         paths=max(checkpoints - 1, 0),
     )

@@ -69,6 +69,8 @@ class Plan:
         path_points: Points a line between checkpoints.
         path_steps: Steps of training of each curve between checkpoints; none where 0.
         layers: Shell pattern of the parameters in the table by layer, or "*".
+        refine: Most points of an adaptive surface, whose coarse grid then has
+            `surface_points` an axis; 0 for a regular grid.
         measured: Seconds a pass and a product took when the plan was made.
         notes: What was reduced to fit the budget or the memory, in plain words.
     """
@@ -97,6 +99,7 @@ class Plan:
     path_points: int
     path_steps: int = 0
     layers: str = "*"
+    refine: int = 0
     measured: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 

@@ -4,6 +4,9 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from thalweg import instruments as ti
 from thalweg.reporting import (
     Callout,
     Figure,
@@ -13,9 +16,11 @@ from thalweg.reporting import (
     Section,
     Table,
     Text,
+    basins_figure,
     eigenvalue_figure,
     layers_figure,
     line_figure,
+    merge_tree_figure,
     persistence_figure,
     spectrum_figure,
     surface_caption,
@@ -30,6 +35,8 @@ if TYPE_CHECKING:
 SLICE_NOTE = (
     "Two directions out of {dim:,}: a smooth slice proves nothing about the others."
 )
+# Basins shallower than this share of the slice's range are not drawn.
+RIPPLE = 0.01
 
 
 def sections(
@@ -42,7 +49,7 @@ def sections(
         "sharpness": _sharpness,
         "surface": lambda ds: _surface(ds, "Random directions", dim),
         "hessian_surface": lambda ds: _surface(ds, "Top Hessian directions", dim),
-        "topology": _topology,
+        "topology": lambda ds: _topology(ds, datasets),
         "layers": _layers,
         "sign_locks": locks_section,
         "paths": _paths,
@@ -213,20 +220,22 @@ def _error(value: object) -> float | None:
 
 
 def _surface(dataset: "xr.Dataset", title: str, dim: int) -> Section:
-    points = dataset["loss"].size
+    points = dataset.sizes.get("point", dataset["loss"].size)
     cost = cost_of(dataset)
     text = f"{points:,} points in {cost.get('seconds', 0):.3g} s."
     caption = f"{surface_caption(dataset)} {text} {SLICE_NOTE.format(dim=dim)}"
     return Section(title, [Figure(surface_figure(dataset), caption)])
 
 
-def _topology(dataset: "xr.Dataset") -> Section:
+def _topology(dataset: "xr.Dataset", datasets: "Mapping[str, xr.Dataset]") -> Section:
     parts: list[Part] = []
     for name, label in (
         ("surface", "Random directions"),
         ("hessian_surface", "Top Hessian directions"),
     ):
         pairs = dataset.isel(pair=dataset["surface"].values == name)
+        if pairs.sizes["pair"] == 0:
+            continue
         if pairs.sizes["pair"] == 1:
             bottom = float(pairs["birth"][0])
             parts.append(Text(f"{label}: one basin, its lowest sample {bottom:.4g}."))
@@ -237,7 +246,38 @@ def _topology(dataset: "xr.Dataset") -> Section:
             "into a deeper one."
         )
         parts.append(Figure(persistence_figure(pairs), caption))
+        if "parent" in pairs and name in datasets:
+            parts += _basins(label, pairs, datasets[name])
     return Section("Topology of the slices", parts)
+
+
+def _basins(label: str, pairs: "xr.Dataset", surface: "xr.Dataset") -> list[Part]:
+    """Return the merge tree, and the basins that are no ripples on the slice."""
+    births, deaths = pairs["birth"].values, pairs["death"].values
+    tree = merge_tree_figure(births, deaths, pairs["parent"].values)
+    parts: list[Part] = [
+        Figure(tree, f"{label}: which basin joins which as the level rises.")
+    ]
+    if "x1" not in surface.sizes:
+        return parts
+    values = surface["loss"].values
+    finite = values[np.isfinite(values)]
+    threshold = RIPPLE * float(np.ptp(finite)) if finite.size else 0.0
+    deep = ~(deaths - births <= threshold)
+    if deep.sum() < 2:
+        return parts
+    labels = ti.merge_tree(surface).basins(threshold)
+    saddles = pairs["saddle_index"].values[deep]
+    figure = basins_figure(
+        surface, labels, pairs["birth_index"].values[deep], saddles[saddles >= 0]
+    )
+    caption = (
+        f"{label}: the basins of the slice, minima as circles and the saddles between "
+        f"them as crosses. {int((~deep).sum())} basins shallower than {RIPPLE:.0%} of "
+        "the range belong to the ones that they flow into. A minimum of this slice "
+        "need not be one of the loss."
+    )
+    return [*parts, Figure(figure, caption)]
 
 
 def _layers(dataset: "xr.Dataset") -> Section:

@@ -294,6 +294,7 @@ def _surface(
         directions,
         [axis] * directions.k,
         at=context.land.point(),
+        refine=_refine(context.plan),
         store=context.archive.chunks(name),
         executor=context.executor,
         recipe=context.recipe,
@@ -302,19 +303,29 @@ def _surface(
     )
 
 
+def _refine(plan: Plan) -> ti.Refine | None:
+    return ti.Refine(plan.refine) if plan.refine else None
+
+
 def topology(context: Context) -> "xr.Dataset":
-    """0-dimensional persistence of the surfaces, one after the other in one table."""
+    """Minima, saddles and what joins what, of the surfaces one after the other.
+
+    Of a refined surface the indices are those of its points; `parent` is the number of
+    the pair in the same surface that takes one in, -1 for one that lasts.
+    """
     import xarray as xr
 
     names = [name for name in SLICES if name in context.archive.datasets]
     with Meter() as meter:
-        tables = [ti.persistence(context.archive.datasets[name]) for name in names]
+        trees = [ti.merge_tree(context.archive.datasets[name]) for name in names]
+    tables = [tree.pairs for tree in trees]
     columns = ("birth", "death", "birth_index", "saddle_index")
     return xr.Dataset(
         {
             column: ("pair", np.concatenate([getattr(t, column) for t in tables]))
             for column in columns
-        },
+        }
+        | {"parent": ("pair", np.concatenate([tree.parents for tree in trees]))},
         coords={"surface": ("pair", np.repeat(names, [len(t) for t in tables]))},
         attrs=context.attributes(meter),
     )
@@ -481,6 +492,7 @@ def plane(context: Context) -> "xr.Dataset":
         context.land,
         directions,
         axes,
+        refine=_refine(context.plan),
         store=context.archive.chunks("plane"),
         executor=context.executor,
         recipe=context.recipe,

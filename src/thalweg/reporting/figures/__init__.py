@@ -1,5 +1,6 @@
 """Plotly figures of datasets and plain tables."""
 
+from thalweg.reporting.figures.basins import basins_figure
 from thalweg.reporting.figures.lines import (
     eigenvalue_figure,
     layers_figure,
@@ -11,6 +12,7 @@ from thalweg.reporting.figures.topology import merge_tree_figure, persistence_fi
 from thalweg.reporting.figures.tracking import tracking_figure
 
 __all__ = [
+    "basins_figure",
     "eigenvalue_figure",
     "layers_figure",
     "line_figure",
