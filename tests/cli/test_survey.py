@@ -158,6 +158,26 @@ def test_a_step_is_exported_by_the_name_of_the_file(folder, capsys):
         assert message in capsys.readouterr().err
 
 
+def test_several_directories_are_compared(folder, capsys):
+    for out, decay in (("a", "0.1"), ("b", "0.1"), ("c", "0.2")):
+        options = ["--out", out, "--weight-decay", decay, "--only", "point"]
+        assert run(["survey", "nets.py:triple", "--budget", "4s", *options]) == 0
+    capsys.readouterr()
+    assert run(["report", "a", "b"]) == 0
+    assert capsys.readouterr().out == "report: comparison.html\n"
+    assert Path("comparison.html").is_file()
+    assert run(["report", "a", "c"]) == 2
+    refusal = capsys.readouterr().err
+    assert "a, c differ in weight_decay: 0.1 / 0.2" in refusal
+    options = ["--allow-different", "--json", "--out", "other.html"]
+    assert run(["report", "a", "c", *options]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["report"] == "other.html"
+    assert found["different"] == {"weight_decay": ["0.1", "0.2"]}
+    assert run(["report", "a", "b", "--export", "point.nc"]) == 2
+    assert "results of one survey, got 2" in capsys.readouterr().err
+
+
 def test_json_is_the_summary_and_nothing_else(folder, capsys):
     assert run(["survey", "nets.py:classifier", "--json", "--out", "o", *QUICK]) == 0
     summary = json.loads(capsys.readouterr().out)

@@ -14,6 +14,7 @@ from thalweg.reporting import (
     line_figure,
     merge_tree_figure,
     persistence_figure,
+    spectra_figure,
     spectrum_figure,
     surface_caption,
     surface_figure,
@@ -133,6 +134,33 @@ def test_axes_are_equal_in_parameter_distance_where_lengths_are_known():
         assert figure.layout.yaxis.scaleanchor is None
 
 
+def test_surfaces_beside_each_other_share_axes_colors_and_heights():
+    first, second = surface(bowl()), surface(100 * bowl(3, 4))
+    second = second.assign_coords(x0=[-3.0, 0.0, 1.0])
+    second["loss"][0, 0] = np.nan
+    both = [first, second]
+    figures = [surface_figure(one, beside=both) for one in both]
+    for figure in figures:
+        assert list(figure.layout.xaxis.range) == [-4.5, 1.5]  # cells of the second
+        assert list(figure.layout.scene.xaxis.range) == [-4.5, 1.5]
+        assert list(figure.layout.yaxis.range) == pytest.approx([-4 / 3, 4 / 3])
+        # From 1 to 400: logarithms for both, though the first alone would be linear.
+        (shape,) = traces(figure, "surface")
+        assert (shape.cmin, shape.cmax) == pytest.approx((0, np.log10(400)))
+        assert figure.layout.scene.zaxis.range == pytest.approx((0, np.log10(400)))
+    assert surface_figure(first).layout.scene.xaxis.range is None
+    with pytest.raises(InputError, match="over 2 axes must have 2 axes too"):
+        surface_figure(first, beside=[surface(np.ones(3))])
+
+
+def test_named_points_lie_on_the_surface():
+    values = bowl()
+    values[0, 0] = np.nan
+    dataset = surface(values, anchors={"a": [0.5, -1.0], "gone": [-1.0, -1.0]})
+    points = traces(surface_figure(dataset), "scatter3d")[-1]
+    assert list(points.z) == [values[2, 3], values[3, 0], np.nanmin(values)]
+
+
 def test_labels_and_anchors_come_from_the_directions():
     dataset = surface(bowl(), labels=["λ = 3", "λ = 1"], anchors={"a": [0.5, -0.5]})
     figure = surface_figure(dataset)
@@ -234,6 +262,17 @@ def test_the_spectrum_parts_negative_from_positive_curvature():
     assert stick.x[0] == pytest.approx(np.log10(1 + 8.0 / 0.1))
     assert stick.customdata[0] == 8.0
     assert "0" in figure.layout.xaxis.ticktext
+
+
+def test_several_spectra_are_over_one_axis():
+    wide = spectrum().assign_attrs(sigma="0.5")
+    figure = spectra_figure({"a": spectrum(), "b": wide})
+    assert [trace.name for trace in figure.data] == ["a", "b"]
+    # linear within the coarser resolution
+    np.testing.assert_array_equal(figure.data[0].x, figure.data[1].x)
+    assert max(figure.data[0].x) == pytest.approx(np.log10(1 + 10 / 0.5))
+    with pytest.raises(InputError, match="spectra has no dataset"):
+        spectra_figure({})
 
 
 def test_a_spectrum_of_the_zero_operator_is_drawn():

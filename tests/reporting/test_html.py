@@ -13,6 +13,7 @@ from thalweg.errors import InputError
 from thalweg.reporting import (
     Callout,
     Figure,
+    Gallery,
     Quantities,
     Quantity,
     Section,
@@ -99,6 +100,14 @@ def test_every_part_is_in_the_page(tmp_path):
     assert page.having("div", role="img")[0]["aria-label"] == "plain"
     assert page.having("html", lang="en")
     assert page.having("link", rel="icon")[0]["href"].startswith("data:")
+
+
+def test_figures_of_a_gallery_stand_in_one_element(tmp_path):
+    gallery = Gallery([Figure(line(), "left"), Figure(line(), "right")])
+    path = write_report(tmp_path / "r.html", "Title", [Section("a", [gallery])])
+    text, page = read(path)
+    (inside,) = re.findall(r'<div class="gallery">(.*?)</div>\n</section>', text, re.S)
+    assert inside.count("<figure") == 2 and "Figure 2</strong> right" in inside
 
 
 def test_hostile_text_stays_text(tmp_path):

@@ -1,4 +1,4 @@
-"""`thalweg report`: rebuild a report from stored results, or export them."""
+"""`thalweg report`: rebuild the report of a survey, export its results, or compare."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,14 +7,25 @@ import typer
 
 from thalweg.cli._options import Json
 from thalweg.cli.entry import app
+from thalweg.errors import InputError
 from thalweg.provenance import to_json
 
 
 @app.command()
 def report(
-    directory: Annotated[Path, typer.Argument(help="Directory of a survey.")],
+    directories: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="DIR...",
+            help="Directory of a survey; several are put side by side.",
+        ),
+    ],
     out: Annotated[
-        Path | None, typer.Option(help="Where to write; DIR/report.html by default.")
+        Path | None,
+        typer.Option(
+            help="Where to write; DIR/report.html by default, comparison.html where "
+            "there are several."
+        ),
     ] = None,
     export: Annotated[
         list[Path] | None,
@@ -23,14 +34,33 @@ def report(
             "ParaView, spectrum.svg, layers.nc. May be repeated.",
         ),
     ] = None,
+    allow_different: Annotated[
+        bool,
+        typer.Option(
+            "--allow-different",
+            help="Compare surveys of different data, loss or radius; the report says "
+            "what differs.",
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Rebuild the report of a survey from its stored results, or export them."""
-    from thalweg.surveying import export_step, rebuild_report
+    """Rebuild the report of a survey, export its results, or compare several."""
+    from thalweg.surveying import compare_surveys, export_step, rebuild_report
 
     if export:
-        files = [str(export_step(directory, path)) for path in export]
+        if len(directories) > 1:
+            raise InputError(
+                f"--export takes the results of one survey, got {len(directories)}"
+            )
+        files = [str(export_step(directories[0], path)) for path in export]
         typer.echo(to_json({"exported": files}) if json else "\n".join(files))
         return
-    path = rebuild_report(directory, out)
+    if len(directories) > 1:
+        comparison = compare_surveys(
+            directories, out or "comparison.html", allow_different=allow_different
+        )
+        found = comparison.to_json() if json else f"report: {comparison.report}"
+        typer.echo(found)
+        return
+    path = rebuild_report(directories[0], out)
     typer.echo(to_json({"report": str(path)}) if json else f"report: {path}")

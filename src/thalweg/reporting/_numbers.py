@@ -124,6 +124,9 @@ def _non_finite(number: float) -> str:
 
 
 def _signed(text: str) -> str:
+    """Return a number's text with a true minus sign, and none before zero."""
+    if text.startswith("-") and not text.strip("-0."):
+        return text[1:]
     return text.replace("-", "−")
 
 

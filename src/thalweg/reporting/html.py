@@ -20,6 +20,7 @@ from thalweg.reporting.figures.theme import template
 from thalweg.reporting.sections import (
     Callout,
     Figure,
+    Gallery,
     Quantities,
     Quantity,
     Section,
@@ -107,11 +108,14 @@ class _Page:
                 return _table(part)
             case Figure():
                 return self.figure(part)
+            case Gallery():
+                figures = "".join(self.figure(figure) for figure in part.figures)
+                return f'<div class="gallery">{figures}</div>'
             case Callout():
                 return _callout(part)
         raise InputError(
-            "a section's parts must be Text, Quantity, Quantities, Table, Figure or "
-            f"Callout, got {type(part).__name__}"
+            "a section's parts must be Text, Quantity, Quantities, Table, Figure, "
+            f"Gallery or Callout, got {type(part).__name__}"
         )
 
     def figure(self, part: Figure) -> str:

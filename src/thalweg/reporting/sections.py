@@ -14,6 +14,7 @@ __all__ = [
     "CalloutKind",
     "Drawable",
     "Figure",
+    "Gallery",
     "Part",
     "Quantities",
     "Quantity",
@@ -106,6 +107,13 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Gallery:
+    """Figures to compare: side by side where the page is wide, else one by one."""
+
+    figures: Sequence[Figure]
+
+
+@dataclass(frozen=True)
 class Callout:
     """A sentence set apart: the verdict, a warning, a remark, an error.
 
@@ -122,7 +130,7 @@ class Callout:
             raise InputError(f"kind must be one of {accepted}, got {self.kind!r}")
 
 
-Part: TypeAlias = Text | Quantity | Quantities | Table | Figure | Callout
+Part: TypeAlias = Text | Quantity | Quantities | Table | Figure | Gallery | Callout
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The main job: which instruments, in which order, on one landscape."""
 
+from thalweg.surveying.comparison import Comparison, compare_surveys
 from thalweg.surveying.conduct import Survey, rebuild_report, survey
 from thalweg.surveying.exports import export_step
 from thalweg.surveying.plan import STEPS, Plan
@@ -7,8 +8,10 @@ from thalweg.surveying.targets import survey_target
 
 __all__ = [
     "STEPS",
+    "Comparison",
     "Plan",
     "Survey",
+    "compare_surveys",
     "export_step",
     "rebuild_report",
     "survey",

@@ -1,6 +1,5 @@
 """The survey itself: plan, steps, summary, report; resumable throughout."""
 
-import json
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +18,7 @@ from thalweg.surveying.archive import Archive
 from thalweg.surveying.plan import Plan, chosen_steps, parse_bytes, parse_seconds
 from thalweg.surveying.report import write_files
 from thalweg.surveying.steps import RUN, Context, skipped
-from thalweg.surveying.summary import summarize
+from thalweg.surveying.summary import read_summary, summarize
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -276,20 +275,8 @@ def rebuild_report(directory: str | Path, out: str | Path | None = None) -> Path
     archive = Archive.open(directory)
     if not archive.datasets:
         raise InputError(f"the survey in {directory} has no finished step yet")
-    summary_file = directory / "summary.json"
     plan = Plan.read(directory)
-    if summary_file.is_file():
-        stored = json.loads(summary_file.read_text())
-    else:
-        first = next(iter(archive.datasets.values()))
-        stored = {"landscape": json.loads(first.attrs.get("landscape", "{}"))}
-    summary = summarize(
-        archive.datasets,
-        plan,
-        name=stored.get("name", ""),
-        landscape=stored["landscape"],
-        notes=tuple(stored.get("notes", ())),
-    )
+    summary = read_summary(archive, plan)
     path = write_files(archive, plan, summary, report=out)
     assert path is not None
     return path

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from thalweg.provenance import versions
+from thalweg.surveying.archive import Archive
 from thalweg.surveying.plan import Plan
 from thalweg.surveying.steps import LOCAL, skipped
 from thalweg.surveying.verdict import Facts, Verdict, judge
@@ -44,6 +45,24 @@ def summarize(
         "seed": plan.seed,
         "versions": versions(),
     }
+
+
+def read_summary(archive: Archive, plan: Plan) -> dict[str, object]:
+    """Return the summary of stored results; name and notes as they were kept."""
+    assert archive.directory is not None
+    file = archive.directory / "summary.json"
+    if file.is_file():
+        stored = json.loads(file.read_text())
+    else:  # the survey was interrupted
+        first = next(iter(archive.datasets.values()))
+        stored = {"landscape": json.loads(first.attrs.get("landscape", "{}"))}
+    return summarize(
+        archive.datasets,
+        plan,
+        name=stored.get("name", ""),
+        landscape=stored["landscape"],
+        notes=tuple(stored.get("notes", ())),
+    )
 
 
 def _verdict(datasets: "Mapping[str, xr.Dataset]") -> Verdict | None:

@@ -6,7 +6,7 @@ from thalweg.reporting.figures.lines import (
     layers_figure,
     line_figure,
 )
-from thalweg.reporting.figures.spectra import spectrum_figure
+from thalweg.reporting.figures.spectra import spectra_figure, spectrum_figure
 from thalweg.reporting.figures.surfaces import surface_caption, surface_figure
 from thalweg.reporting.figures.topology import merge_tree_figure, persistence_figure
 from thalweg.reporting.figures.tracking import tracking_figure
@@ -18,6 +18,7 @@ __all__ = [
     "line_figure",
     "merge_tree_figure",
     "persistence_figure",
+    "spectra_figure",
     "spectrum_figure",
     "surface_caption",
     "surface_figure",

@@ -1,11 +1,12 @@
 """Spectral densities: eigenvalues on a symmetric logarithmic axis."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
 
+from thalweg.errors import InputError
 from thalweg.reporting._samples import read_density
 from thalweg.reporting._scales import SymmetricLog
 from thalweg.reporting.figures.theme import COLORS, finish, translucent
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
     import xarray as xr
 
-__all__ = ["spectrum_figure"]
+__all__ = ["spectra_figure", "spectrum_figure"]
 
 
 def spectrum_figure(
@@ -63,8 +64,56 @@ def spectrum_figure(
         figure.add_trace(_sticks(axis, np.asarray(eigenvalues, float), floor, top))
     if "nodes" in dataset.variables:
         figure.add_trace(_nodes(axis, dataset, floor))
-    ends = [float(t.min()), float(t.max()), *map(float, eigenvalues)]
-    positions, texts = axis.ticks(min(ends), max(ends))
+    _label_axes(figure, axis, [*t, *map(float, eigenvalues)], floor, top)
+    return finish(figure)
+
+
+def spectra_figure(spectra: "Mapping[str, xr.Dataset]") -> "go.Figure":
+    """Draw several spectral densities over one axis, which is linear around zero.
+
+    Args:
+        spectra: Results of `ti.spectral_density` by name.
+
+    Raises:
+        InputError: A dataset lacks `t` or `density`, or there is none.
+    """
+    import plotly.graph_objects as go
+
+    if not spectra:
+        raise InputError("spectra has no dataset")
+    read = {name: read_density(dataset) for name, dataset in spectra.items()}
+    axis = SymmetricLog(
+        max(own.threshold for _, _, own in read.values()),
+        max(own.extent for _, _, own in read.values()),
+    )
+    figure = go.Figure()
+    for index, (name, (t, density, _)) in enumerate(read.items()):
+        figure.add_trace(
+            go.Scatter(
+                x=axis(t),
+                y=density,
+                customdata=t,
+                mode="lines",
+                name=name,
+                line={"color": COLORS[index % len(COLORS)], "width": 2},
+                hovertemplate="λ = %{customdata:.4g}: density %{y:.3g}",
+            )
+        )
+    floors = [float(density.min()) for _, density, _ in read.values()]
+    tops = [float(density.max()) for _, density, _ in read.values()]
+    ends = np.concatenate([t for t, _, _ in read.values()])
+    _label_axes(figure, axis, ends, min(floors), max(tops))
+    return finish(figure)
+
+
+def _label_axes(
+    figure: "go.Figure",
+    axis: SymmetricLog,
+    ends: Sequence[float] | np.ndarray,
+    floor: float,
+    top: float,
+) -> None:
+    positions, texts = axis.ticks(float(np.min(ends)), float(np.max(ends)))
     figure.update_xaxes(title_text="eigenvalue", tickvals=positions, ticktext=texts)
     span = np.log10(top / floor)
     figure.update_yaxes(
@@ -75,7 +124,6 @@ def spectrum_figure(
         dtick=max(1, round(span / 6)),
     )
     figure.update_layout(height=420)
-    return finish(figure)
 
 
 def _sticks(

@@ -42,6 +42,7 @@ def surface_figure(
     trajectory: Float[np.ndarray, "steps 2"] | None = None,
     residuals: Float[np.ndarray, " steps"] | None = None,
     anchors: Mapping[str, Sequence[float]] | None = None,
+    beside: "Sequence[xr.Dataset]" = (),
 ) -> "go.Figure":
     """Draw a sampled surface; two directions give a 3-D view, contours and cells.
 
@@ -60,6 +61,8 @@ def surface_figure(
         residuals: Relative distance of its points from the plane; those above 0.5 are
             faded, since the plane does not show their loss.
         anchors: Named points; by default those of the dataset, and the center.
+        beside: Surfaces over two directions that this one is to be compared with: the
+            figures of all have the same axes and the same colors.
 
     Raises:
         InputError: A variable is missing, there are more than three axes, or the scale
@@ -76,11 +79,16 @@ def surface_figure(
         return figure.add_traces(_on_the_line(samples))
     if k > 3:
         raise InputError(f"a surface is drawn over 1 to 3 axes, the dataset has {k}")
-    how = scale_of(samples.values, scale, clip)
+    others = [read_samples(other, samples.name) for other in beside]
+    if any(len(other.axes) != k for other in others):
+        raise InputError(f"surfaces beside one over {k} axes must have {k} axes too")
+    values = [samples.values, *(other.values for other in others)]
+    how = scale_of(np.concatenate([v.ravel() for v in values]), scale, clip)
     if k == 3:
         return _slices(samples, how)
     points = {**_center(samples), **samples.anchors, **(anchors or {})}
-    return _plane(samples, how, trajectory, residuals, points)
+    figure = _plane(samples, how, trajectory, residuals, points)
+    return _in_common_window(figure, [samples, *others], how) if others else figure
 
 
 def surface_caption(
@@ -100,6 +108,8 @@ def surface_caption(
     words = [f"{samples.name.capitalize()} at {grid} points."]
     if samples.refined is not None:
         words = _spent(samples.name, samples.refined, grid)
+    if how.log:
+        words.append("Heights and colors are logarithmic.")
     for name, mask in samples.missing().items():
         words.append(f"{name} at {int(mask.sum())} of them: left empty and marked.")
     if how.clipped:
@@ -164,9 +174,12 @@ def _plane(
 
     spatial = [_surface(samples, how)] if min(samples.values.shape) > 1 else []
     contours = [_contour(samples, how)] if spatial else []
-    flat = _marks(samples, how) + _path(trajectory, residuals) + _points(points)
+    on_floor = _marks(samples, how) + _path(trajectory, residuals)
+    named = _points(points)
+    flat = on_floor + named
+    floor = _lifted(on_floor, how) + _lifted(named, how, _nearest(samples, how, points))
     views = {
-        "3-D": spatial + _lifted(flat, how) if spatial else [],
+        "3-D": spatial + floor if spatial else [],
         "Contours": contours + _dots(samples) + flat if spatial else [],
         "Cells": _cells(samples, how) + flat,
         "Points": _rounds(samples),
@@ -215,6 +228,25 @@ def _flat_axis(samples: Samples, index: int) -> dict[str, object]:
         "range": [edges[0], edges[-1]],
         "constrain": "domain",
     }
+
+
+def _in_common_window(
+    figure: "go.Figure", all_samples: Sequence[Samples], how: Scale
+) -> "go.Figure":
+    """Give all views the axes that hold every surface."""
+    windows = []
+    for j in range(2):
+        edges = [cell_edges(samples.axes[j]) for samples in all_samples]
+        windows.append([min(e.min() for e in edges), max(e.max() for e in edges)])
+    aspects = {samples.aspect() for samples in all_samples}
+    figure.update_xaxes(range=windows[0])
+    figure.update_yaxes(range=windows[1])
+    if len(aspects) > 1:  # no one ratio is right for all
+        figure.update_yaxes(scaleanchor=None, scaleratio=None)
+    scene = figure.layout.scene
+    scene.xaxis.range, scene.yaxis.range = windows
+    scene.zaxis.range = how.limits
+    return figure
 
 
 def _short(label: str) -> str:
@@ -431,8 +463,8 @@ def _marks(samples: Samples, how: Scale) -> list:
         name: (mask, _MARKS[name], COLORS[1])
         for name, mask in samples.missing().items()
     }
-    if how.clipped:
-        above = how.above(samples.values)
+    above = how.above(samples.values)
+    if above.any():
         masks[f"above {how.high:.4g}, clipped"] = (above, "diamond-open", COLORS[3])
     traces = []
     for name, (mask, symbol, color) in masks.items():
@@ -509,8 +541,24 @@ def _points(points: Mapping[str, Sequence[float]]) -> list:
     ]
 
 
-def _lifted(flat: list, how: Scale) -> list:
-    """Return the marks of the flat views on the floor of the 3-D one."""
+def _nearest(
+    samples: Samples, how: Scale, points: Mapping[str, Sequence[float]]
+) -> np.ndarray:
+    """Return the height of the sample nearest to each point, the floor without one."""
+    heights = how.heights(samples.values)
+    places = [
+        tuple(
+            int(np.abs(axis - x).argmin())
+            for axis, x in zip(samples.axes, point, strict=True)
+        )
+        for point in points.values()
+    ]
+    found = np.array([heights[place] for place in places], dtype=float)
+    return np.where(np.isfinite(found), found, how.limits[0])
+
+
+def _lifted(flat: list, how: Scale, heights: np.ndarray | None = None) -> list:
+    """Return the marks of the flat views in the 3-D one, on its floor by default."""
     import plotly.graph_objects as go
 
     symbols = {
@@ -526,7 +574,7 @@ def _lifted(flat: list, how: Scale) -> list:
             go.Scatter3d(
                 x=trace.x,
                 y=trace.y,
-                z=np.full(len(trace.x), floor),
+                z=np.full(len(trace.x), floor) if heights is None else heights,
                 mode=trace.mode.replace("+text", ""),
                 name=trace.name,
                 text=trace.text,
