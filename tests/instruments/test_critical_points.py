@@ -124,8 +124,8 @@ def test_muller_brown_has_gradient_flat_places_that_are_not_critical(method):
 
 @pytest.mark.parametrize("settings", [{}, {"method": "follow", "index": 0}])
 def test_starts_that_go_together_end_where_each_ends_alone(settings):
-    together = ti.find_critical_points(MullerBrown(), grid()[:7], 1e-10, **settings)
-    for one, start in zip(together, grid()[:7], strict=True):
+    together = ti.find_critical_points(MullerBrown(), grid()[:4], 1e-10, **settings)
+    for one, start in zip(together, grid()[:4], strict=True):
         (alone,) = ti.find_critical_points(MullerBrown(), start, 1e-10, **settings)
         assert (one.steps, one.status) == (alone.steps, alone.status)
         torch.testing.assert_close(one.point, alone.point)
@@ -199,7 +199,7 @@ def test_above_the_dense_limit_a_curved_landscape():
         torch.testing.assert_close(one.point, signs, rtol=0, atol=1e-7)
 
 
-@pytest.mark.parametrize("hidden", [4, 8])  # 310 and 610 parameters
+@pytest.mark.parametrize("hidden", [1, 8])  # 85 and 610 parameters
 def test_a_network_is_trained_to_a_critical_point_and_left_as_it_was(hidden):
     data = digits().subset(range(200))
     model = mlp((64, hidden, 10), seed=0).double()

@@ -167,7 +167,7 @@ def test_the_models_present_buffers_count():
 
 def digits_run(**settings):
     data = digits().subset(range(100))
-    model = mlp((64, 12, 10), seed=0)
+    model = mlp((64, 6, 10), seed=0)
     land = NetworkLandscape(model, F.cross_entropy, data)
     tracker = ti.track(land, **settings)
     return data, model, tracker

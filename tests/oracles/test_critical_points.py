@@ -57,11 +57,11 @@ def test_newton_finds_every_saddle_of_a_deep_linear_network():
 def test_gradient_norm_minimization_ends_at_the_same_saddles():
     land = DeepLinear(M, WIDTHS)
     found = ti.find_critical_points(
-        land, starts(land.dim, 20, 0.7), 1e-8, method="gradient_norm", max_steps=1000
+        land, starts(land.dim, 8, 0.7), 1e-8, method="gradient_norm", max_steps=1000
     )
     ends = [one for one in found if one.status == "critical"]
-    assert len(ends) >= 15
-    assert len(set(subsets(ends))) >= 4
+    assert len(ends) >= 6
+    assert len(set(subsets(ends))) >= 3
 
 
 def test_following_index_zero_learns_every_mode():
@@ -114,7 +114,7 @@ def test_random_students_end_at_the_minima_that_certified_descents_find():
     land = student(8)
     known = sorted(family.loss for family in land.families(land.find_minima(100)))
     found = ti.find_critical_points(
-        land, starts(land.dim, 40, 1 / 8), 1e-9, method="follow", index=0
+        land, starts(land.dim, 20, 1 / 8), 1e-9, method="follow", index=0
     )
     assert {one.kind for one in found} == {"minimum"}
     losses = np.array([one.value for one in found])

@@ -23,7 +23,7 @@ Status = Literal["critical", "gradient_flat", "not_converged"]
 
 FLAT = 1e-3  # |H g| / |g| against the curvature at the start
 ZERO = 1e-6  # an eigenvalue is zero against the largest in modulus
-MOST = 128  # negative eigenvalues that are counted above the dense dimension
+FEW, MOST = 4, 128  # negative eigenvalues counted, above dimension `DENSE`
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class CriticalPoint:
             H g vanishes, so that |g| is stationary with g ≠ 0; else "not_converged".
         index: Number of eigenvalues of the Hessian below -1e-6 of the largest modulus.
         counted: Whether that is all of them; False where more than were looked for are
-            negative, and `index` is a lower bound.
+            negative, and `index` is a lower bound: above dimension 500 more than 128,
+            or 4 at an end that is not critical.
         nullity: Number within that of zero; None where only the lowest were computed.
         eigenvalues: Ascending in float64: all, or the lowest up to the first that is
             not negative.
@@ -161,28 +162,26 @@ def _classify(
 ) -> list[CriticalPoint]:
     """Return what the ends of searches are."""
     values, gradients = land.value_and_gradient(ends)
+    norms = torch.linalg.vector_norm(gradients.double(), dim=1)
+    critical = norms <= targets
     if land.dim <= DENSE:
         H = dense_hessians(land, ends)
         slopes = (H @ gradients.double()[..., None])[..., 0]
         spectra = [_whole(row.cpu()) for row in torch.linalg.eigvalsh(H)]
     else:
         with land.hessian(ends[0]) as operator:
-            slopes = (operator @ gradients[0])[None]
-            spectra = [_lowest(operator)]
+            slopes = (operator @ gradients[0])[None].double()
+            spectra = [_lowest(operator, MOST if critical[0] else FEW)]
+    flat = torch.linalg.vector_norm(slopes, dim=1) <= FLAT * scales * norms
     found = []
     for i, (eigenvalues, size, nullity, counted) in enumerate(spectra):
-        norm = float(gradients[i].double().norm())
-        status: Status = "not_converged"
-        if norm <= float(targets[i]):
-            status = "critical"
-        elif float(slopes[i].double().norm()) <= FLAT * float(scales[i]) * norm:
-            status = "gradient_flat"
+        status: Status = "gradient_flat" if flat[i] else "not_converged"
         found.append(
             CriticalPoint(
                 point=ends[i].clone(),
                 value=float(values[i]),
-                gradient_norm=norm,
-                status=status,
+                gradient_norm=float(norms[i]),
+                status="critical" if critical[i] else status,
                 index=int((eigenvalues < -ZERO * size).sum()),
                 counted=counted,
                 nullity=nullity,
@@ -199,24 +198,25 @@ def _whole(eigenvalues: Tensor) -> tuple[Tensor, float, int | None, bool]:
     return eigenvalues, size, int((eigenvalues.abs() <= ZERO * size).sum()), True
 
 
-def _lowest(H: LinearOperator) -> tuple[Tensor, float, int | None, bool]:
+def _lowest(H: LinearOperator, most: int) -> tuple[Tensor, float, int | None, bool]:
     """Return the lowest eigenvalues up to the first not negative.
 
     A block of b starts finds at most b copies of a multiple eigenvalue, so both it and
     the number of pairs are doubled while they are exhausted.
     """
     size = float(top_eigenpairs(H, 1, which="LM", tol=1e-3).values.abs()[0])
-    k, block = 4, 2
+    k, block = FEW, 2
     while True:
         pairs = top_eigenpairs(H, k, which="SA", tol=1e-4, block=block)
         negative = int((pairs.values < -ZERO * size).sum())
-        if negative == k and k < MOST:
+        hidden = _copies(pairs, negative, size) >= block
+        if negative == k < most:
             k *= 2
-        elif _copies(pairs, negative, size) >= block and block < MOST:
+        elif hidden and block < most:
             block *= 2
         else:
             break
-    counted = negative < k and block < MOST
+    counted = negative < k and not hidden
     return pairs.values[: negative + 1].cpu(), size, None, counted
 
 

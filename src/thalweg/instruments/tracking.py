@@ -94,7 +94,8 @@ class Tracker:
         if optimizer is not None:
             numbers |= _rates(optimizer)
         elif learning_rate is not None:
-            numbers |= {"learning_rate": learning_rate, "threshold": 2 / learning_rate}
+            threshold = 2 / learning_rate if learning_rate > 0 else math.nan
+            numbers |= {"learning_rate": learning_rate, "threshold": threshold}
         numbers |= {name: float(value) for name, value in scalars.items()}
         self.trajectory(step, **numbers)
         return numbers
@@ -311,7 +312,9 @@ def _rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
     settings = {
         tuple(float(group.get(name, 0.0)) for name in _SETTINGS) for group in groups
     }
-    inner = getattr(optimizer, "optimizer", optimizer)  # some trainers wrap it
+    inner = optimizer
+    if type(optimizer).__module__.startswith("accelerate."):  # a wrapper, not a method
+        inner = getattr(optimizer, "optimizer", optimizer)
     threshold = math.nan
     if type(inner) is torch.optim.SGD and len(settings) == 1 and rate > 0:
         _, momentum, dampening, nesterov = settings.pop()
