@@ -17,6 +17,7 @@ from thalweg.solvable.relu_topology.drift import (
     drift_rate,
     predict_drift,
 )
+from thalweg.solvable.relu_topology.ensembles import EnsembleRun, train_ensemble
 from thalweg.solvable.relu_topology.exchange import rescale, transport
 from thalweg.solvable.relu_topology.floors import Floor, loss_floor
 from thalweg.solvable.relu_topology.initialization import (
@@ -66,6 +67,9 @@ __all__ = [
     # equivalent networks
     "rescale",
     "transport",
+    # training
+    "EnsembleRun",
+    "train_ensemble",
     # leaving the invariant set
     "DriftHistory",
     "decay_time",

@@ -81,14 +81,20 @@ def replace_by_neuron(
                 layer.weight = _masked(layer, lambda p: p)
 
 
-def squared_norms(first: nn.Module, second: nn.Module) -> tuple[Tensor, Tensor]:
-    """Return |w1|² and |w2|² of each neuron, in the model's dtype, without a copy."""
+def squared_norms(first: nn.Module, second: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
+    """Return |w1|², |w2|² and the sum of w2 of each neuron, in the model's dtype.
+
+    One pass over the weights, without a copy of the first layer's.
+    """
     weight = _masked(first, lambda p: p)
-    inner = torch.linalg.vector_norm(weight.flatten(1), dim=1).square()
+    inner = torch.linalg.vector_norm(weight.flatten(1), dim=1).square_()
     if isinstance(first.bias, Tensor):
-        inner = inner + first.bias.square()
+        inner.addcmul_(first.bias, first.bias)
     outer = _outgoing(second, _masked(second, lambda p: p), len(weight))
-    return inner, torch.linalg.vector_norm(outer, dim=1).square()
+    total = outer.sum(1)
+    if outer.shape[1] == 1:
+        return inner, total * total, total
+    return inner, torch.linalg.vector_norm(outer, dim=1).square_(), total
 
 
 def weight_parameter(layer: nn.Module) -> Tensor:

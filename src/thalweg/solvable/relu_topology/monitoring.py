@@ -30,11 +30,11 @@ class _Watched:
     pair: LayerPair
     first: nn.Module
     second: nn.Module
-    single: Tensor  # neurons with one weight out
+    single: Tensor  # whether a neuron has one weight out
+    watches_signs: bool  # whether any has
     start: dict[str, Any]
     c: list[Tensor] = field(default_factory=list)
-    signs: Tensor | None = None
-    flips: list[tuple[int, int]] = field(default_factory=list)
+    outer: list[Tensor] = field(default_factory=list)
     drift: dict[str, list[Tensor]] = field(default_factory=dict)
     settings: list[list[float]] = field(default_factory=list)
 
@@ -89,7 +89,10 @@ class Monitor:
             scanned = scan_pair(model, pair)
             layers = model.get_submodule(pair.first), model.get_submodule(pair.second)
             single = torch.from_numpy(scanned.outs == 1)
-            self._watched.append(_Watched(pair, *layers, single, scanned.to_dict()))
+            single = single.to(weight_parameter(layers[0]).device)
+            self._watched.append(
+                _Watched(pair, *layers, single, bool(single.any()), scanned.to_dict())
+            )
         self._step = 0
         self.steps: list[int] = []
         self._record()
@@ -144,7 +147,12 @@ class Monitor:
 
     def flips(self, index: int = 0) -> list[tuple[int, int]]:
         """Return (step, neuron) of each sign of w2 found changed at a record."""
-        return list(self._watched[index].flips)
+        watched = self._watched[index]
+        if not watched.watches_signs:
+            return []
+        signs = torch.stack(watched.outer).sign()
+        changed = (signs[1:] * signs[:-1] < 0) & watched.single
+        return [(self.steps[k + 1], j) for k, j in changed.nonzero().tolist()]
 
     def history(self, index: int = 0) -> DriftHistory:
         """Return what `predict_drift` checks a run of SGD with.
@@ -182,7 +190,7 @@ class Monitor:
                     "second": watched.pair.second,
                     "start": watched.start,
                     "end": scan_pair(self._model, watched.pair).to_dict(),
-                    "flips": [list(flip) for flip in watched.flips],
+                    "flips": [list(flip) for flip in self.flips(i)],
                     "c": self.trajectory(i).tolist(),
                 }
                 for i, watched in enumerate(self._watched)
@@ -194,7 +202,6 @@ class Monitor:
         weights = [weight_parameter(watched.first), weight_parameter(watched.second)]
         return weights + ([bias] if isinstance(bias, Tensor) else [])
 
-    @torch.no_grad()
     def _after(self, *_: object) -> None:
         self._step += 1
         if self._drift:
@@ -206,21 +213,12 @@ class Monitor:
         self.steps.append(self._step)
         with torch.no_grad():
             for watched in self._watched:
-                inner, outer = squared_norms(watched.first, watched.second)
-                watched.c.append(inner - watched.pair.kappa * outer)
-                self._record_signs(watched)
+                inner, outer, total = squared_norms(watched.first, watched.second)
+                watched.c.append(inner.sub_(outer, alpha=watched.pair.kappa))
+                if watched.watches_signs:
+                    watched.outer.append(total)
 
-    def _record_signs(self, watched: _Watched) -> None:
-        if not bool(watched.single.any()):
-            return
-        w2 = neuron_weights(watched.first, watched.second).outer
-        signs = w2.sum(1).sign()
-        if watched.signs is not None:
-            changed = (signs * watched.signs < 0).cpu() & watched.single
-            found = changed.nonzero()[:, 0].tolist()
-            watched.flips += [(self._step, neuron) for neuron in found]
-        watched.signs = signs
-
+    @torch.no_grad()
     def _record_drift(self) -> None:
         state = self._optimizer.state
         for watched in self._watched:
