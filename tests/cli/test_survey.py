@@ -102,6 +102,7 @@ QUICK = ["--budget", "4s", "--only", "point,trace", "--progress", "none"]
         (["nets.py:triple", "--memory", "lots"], "minimal, 500MB or 2GB"),
         (["nets.py:triple", "--only", "all"], "is no step"),
         (["nets.py:triple", "--only", "paths"], "needs 2 checkpoints"),
+        (["nets.py:triple", "--align"], "align needs 2 checkpoints, got 0"),
         (["nets.py:triple", "--layers", "fc.*"], "no name matches"),
         (["nets.py:triple", "--plan", "gone"], "no plan at"),
         (["nets.py:triple", "--executor", "proces"], "'proces' is not known"),
@@ -204,6 +205,14 @@ def test_several_checkpoints_draw_barriers(folder, capsys):
     assert run(["survey", "nets.py:triple", *files, *steps]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert list(summary["figures"]["barriers"]) == ["m0 – m1", "m0 – m2"]
+
+
+def test_aligned_checkpoints_have_barriers_of_their_own(folder, capsys):
+    files = [part for i in range(2) for part in ("--checkpoint", f"m{i}.safetensors")]
+    steps = ["--only", "point", "--align", "--budget", "5s", "--json", "--out", "o"]
+    assert run(["survey", "nets.py:triple", *files, *steps]) == 0
+    figures = json.loads(capsys.readouterr().out)["figures"]
+    assert list(figures["aligned_barriers"]) == list(figures["barriers"])
 
 
 def test_a_loss_that_is_nowhere_finite_exits_with_three(folder, capsys):

@@ -68,9 +68,11 @@ def test_a_memory_that_is_no_amount_is_refused():
 
 
 def test_steps_bring_what_they_need():
-    assert chosen_steps(None, checkpoints=3) == STEPS
-    assert chosen_steps(None, checkpoints=2) == STEPS[:-1]
-    assert chosen_steps(None, checkpoints=0) == STEPS[:-2]
+    assert chosen_steps(None, checkpoints=3) == STEPS[:-1]
+    assert chosen_steps(None, checkpoints=2) == STEPS[:-2]
+    assert chosen_steps(None, checkpoints=3, align=True) == STEPS
+    assert chosen_steps("point", 2, align=True) == ("point", "paths", "aligned")
+    assert chosen_steps(None, checkpoints=0) == STEPS[:-3]
     wanted = ("point", "eigenvalues", "hessian_surface")
     assert chosen_steps("hessian_surface", checkpoints=0) == wanted
     assert chosen_steps(" trace, surface ", checkpoints=0) == ("trace", "surface")
@@ -82,6 +84,8 @@ def test_unknown_steps_are_refused():
         chosen_steps("surfaces", checkpoints=0)
     with pytest.raises(InputError, match="needs 2 checkpoints, got 1"):
         chosen_steps("paths", checkpoints=1)
+    with pytest.raises(InputError, match="align needs 2 checkpoints, got 1"):
+        chosen_steps("point", checkpoints=1, align=True)
     with pytest.raises(InputError, match="names no step"):
         chosen_steps(" ", checkpoints=0)
 

@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional
 
 from thalweg import NetworkLandscape, Quadratic, survey
+from thalweg import instruments as ti
 from thalweg.errors import (
     ConvergenceWarning,
     InputError,
@@ -64,7 +65,7 @@ def plan_of(land, **changes):
 
 def survey_steps_of(land):
     """Return the steps that need no checkpoints and are never silent."""
-    others = ("paths", "plane", "sign_locks")
+    others = ("paths", "plane", "sign_locks", "aligned")
     return tuple(s for s in survey_steps.RUN if s not in others)
 
 
@@ -262,6 +263,37 @@ def test_a_curve_that_cannot_be_trained_is_said(monkeypatch):
     found = survey(land, plan=plan, checkpoints=states)
     assert list(found.datasets["paths"]["pair"].values) == ["a – b"]
     assert any("no curve was trained" in text for text in found.summary["warnings"])
+
+
+def test_aligned_checkpoints_are_drawn_beside_the_others(tmp_path):
+    land = network()
+    states = {name: mlp((5, 4, 3), seed=i).state_dict() for i, name in enumerate("ab")}
+    order = torch.tensor([2, 0, 3, 1])
+    states["c"] = states["a"] | {
+        "1.weight": states["a"]["1.weight"][order],
+        "1.bias": states["a"]["1.bias"][order],
+        "3.weight": states["a"]["3.weight"][:, order],
+    }
+    plan = plan_of(land, steps=("point", "paths", "aligned"))
+    found = survey(land, plan=plan, checkpoints=states, out=tmp_path / "p")
+    aligned = found.datasets["aligned"]
+    assert list(aligned["pair"].values) == ["a – b", "a – c"]
+    wanted = ti.align(mlp((5, 4, 3), seed=0), states["b"], land.data)
+    barrier = ti.barrier(land, states["a"], wanted.state)
+    assert float(aligned["barrier"][0]) == pytest.approx(barrier.value, rel=1e-9)
+    assert float(aligned["barrier"][1]) == 0
+    assert np.ptp(aligned["loss"].values[1]) == 0
+    assert list(aligned["moved"].values)[1] == 1.0
+    assert found.summary["figures"]["aligned_barriers"]["a – c"] == 0
+    assert "aligned barrier a – c" in found.describe()
+    assert "Between aligned checkpoints" in found.report.read_text()
+
+
+def test_what_cannot_be_aligned_is_refused_at_the_door():
+    land = quadratic()
+    states = {name: {"x": torch.zeros(7)} for name in "ab"}
+    with pytest.raises(InputError, match="align needs the landscape of a network"):
+        survey(land, only="point", checkpoints=states, align=True)
 
 
 def test_a_loss_that_is_nan_everywhere_is_said(tmp_path):

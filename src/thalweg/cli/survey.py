@@ -47,6 +47,14 @@ def survey(
             "sign_locks, paths."
         ),
     ] = None,
+    align: Annotated[
+        bool,
+        typer.Option(
+            "--align",
+            help="Permute the units of the other checkpoints to lie nearest the first, "
+            "and draw the lines to them once more.",
+        ),
+    ] = False,
     layers: Annotated[
         str, typer.Option(help="Shell pattern of the parameters in the layer table.")
     ] = "*",
@@ -99,6 +107,7 @@ def survey(
         budget=budget,
         memory=memory,
         only=only,
+        align=align,
         layers=layers,
         refine=refine,
         weight_decay=weight_decay,

@@ -7,6 +7,7 @@ from thalweg.instruments.alignment import (
     Repaired,
     Segment,
     align,
+    infer_permutations,
     repair,
 )
 from thalweg.instruments.ascent import Ascent, ascend
@@ -128,6 +129,7 @@ __all__ = [
     "Repaired",
     "Segment",
     "align",
+    "infer_permutations",
     "repair",
     # long vectors, summed in float64
     "inner",

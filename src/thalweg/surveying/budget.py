@@ -27,6 +27,7 @@ SHARES = {
     "sign_locks": 0.0,
     "paths": 0.10,
     "plane": 0.11,
+    "aligned": 0.10,
 }
 RESERVE = 0.3
 MINIMAL = "minimal"
@@ -247,6 +248,7 @@ def _examples(
         "layers": 40 * costs.product,
         "paths": 75 * costs.loss,
         "plane": 121 * costs.loss,
+        "aligned": 75 * costs.loss,
     }
     needed = sum(smallest.get(step, 0.0) for step in seconds)
     available = sum(seconds.values())

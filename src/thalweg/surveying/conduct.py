@@ -14,6 +14,7 @@ from thalweg.execution import running_executor, thread_count
 from thalweg.landscapes import Landscape, NetworkLandscape, free_memory
 from thalweg.provenance import fingerprint, to_json
 from thalweg.surveying import budget as budgets
+from thalweg.surveying.aligned_lines import refuse_unalignable
 from thalweg.surveying.archive import Archive
 from thalweg.surveying.plan import Plan, chosen_steps, parse_bytes, parse_seconds
 from thalweg.surveying.report import write_files
@@ -73,6 +74,7 @@ def survey(
     layers: str = "*",
     refine: int | None = None,
     checkpoints: Mapping[str, Mapping[str, torch.Tensor]] | None = None,
+    align: bool = False,
     plan: Plan | str | Path | None = None,
     resume: bool = False,
     executor: "Executor | str | None" = None,
@@ -101,6 +103,8 @@ def survey(
         refine: Most points of each surface, placed where it bends, breaks off or
             crosses a level (`ti.Refine`); a regular grid where None.
         checkpoints: Name -> state dict; several draw lines, curves and planes between.
+        align: Whether to permute the units of the other checkpoints to lie nearest the
+            first, and draw the lines to them once more.
         plan: A plan to repeat, or the directory of the survey that made it.
         resume: Go on with the survey in `out`.
         executor: Where surfaces run, see `ti.surface`.
@@ -115,6 +119,7 @@ def survey(
         InputError: An option is not understood, or the landscape stands nowhere, at
             a point that is not finite, has one dimension, or two checkpoints have
             the same weights.
+        StructureError: Units cannot be aligned in this network.
         StoreError: `out` holds another survey.
         ExecutionError: No cluster answers at the address.
     """
@@ -147,8 +152,11 @@ def survey(
             layers=layers,
             refine=refine,
             checkpoints=len(checkpoints or ()),
+            align=align,
             seed=seed,
         )
+        if "aligned" in chosen.steps:
+            refuse_unalignable(landscape)
         identity = fingerprint(landscape.describe(), landscape.point())
         archive = Archive.create(directory, chosen, identity, resume=resume)
         land = _thinned(landscape, chosen)
@@ -202,13 +210,14 @@ def _plan(
     layers: str,
     refine: int | None,
     checkpoints: int,
+    align: bool,
     seed: int,
 ) -> Plan:
     if directory is not None and (directory / "plan.json").is_file():
         return Plan.read(directory)
     if plan is not None:
         return plan if isinstance(plan, Plan) else Plan.read(plan)
-    steps = chosen_steps(only, checkpoints)
+    steps = chosen_steps(only, checkpoints, align=align)
     budgets.check_refine(refine)
     seconds = parse_seconds(budget)
     amount = None if memory in (None, budgets.MINIMAL) else parse_bytes(memory)

@@ -28,14 +28,18 @@ STEPS = (
     "sign_locks",
     "paths",
     "plane",
+    "aligned",
 )
+# Steps that run only where they are asked for.
+ASKED = ("aligned",)
 # Steps that need so many checkpoints.
-CHECKPOINTS = {"paths": 2, "plane": 3}
+CHECKPOINTS = {"paths": 2, "plane": 3, "aligned": 2}
 
 NEEDS = {
     "hessian_surface": ("eigenvalues",),
     "topology": ("surface", "hessian_surface"),
     "eigenvalues": ("point",),
+    "aligned": ("paths",),
 }
 
 
@@ -136,20 +140,26 @@ class Plan:
         return cls.from_json(path.read_text())
 
 
-def chosen_steps(only: str | Sequence[str] | None, checkpoints: int) -> tuple[str, ...]:
+def chosen_steps(
+    only: str | Sequence[str] | None, checkpoints: int, *, align: bool = False
+) -> tuple[str, ...]:
     """Return the steps to run, with what they need, in the order of `STEPS`.
 
     Args:
-        only: Names, as a sequence or separated by commas; all where None.
+        only: Names, as a sequence or separated by commas; all where None, but for
+            those that must be asked for.
         checkpoints: How many there are.
+        align: Whether "aligned" is asked for.
 
     Raises:
         InputError: A name is unknown, or needs more checkpoints.
     """
     possible = [s for s in STEPS if checkpoints >= CHECKPOINTS.get(s, 0)]
+    if align and "aligned" not in possible:
+        raise InputError(f"align needs 2 checkpoints, got {checkpoints}")
     if only is None:
-        return tuple(possible)
-    wanted: set[str] = set()
+        return tuple(s for s in possible if s not in ASKED or align)
+    wanted = _with_needs("aligned") if align else set()
     for name in re.findall(r"[^,\s]+", only) if isinstance(only, str) else only:
         if name not in STEPS:
             raise InputError(f"only={name!r} is no step; the steps are {STEPS}")

@@ -53,6 +53,7 @@ def sections(
         "layers": _layers,
         "sign_locks": locks_section,
         "paths": _paths,
+        "aligned": lambda ds: _aligned(ds, datasets),
         "plane": lambda ds: _surface(ds, "Plane through the checkpoints", dim),
     }
     result = [_overview(datasets, summary)]
@@ -346,6 +347,43 @@ def _paths(dataset: "xr.Dataset") -> Section:
     lines = {pair: dataset["loss"].values[i] for i, pair in enumerate(pairs)}
     curve = line_figure(dataset["t"].values, lines, x_label="t", y_label="loss")
     return Section("Between checkpoints", [Figure(curve, caption), table])
+
+
+def _aligned(dataset: "xr.Dataset", datasets: "Mapping[str, xr.Dataset]") -> Section:
+    before = datasets["paths"]
+    rows = [
+        [
+            str(pair),
+            float(before["barrier"].sel(pair=pair)),
+            float(dataset["barrier"][i]),
+            f"{float(dataset['moved'][i]):.0%}",
+            float(dataset["distance_before"][i]),
+            float(dataset["distance"][i]),
+        ]
+        for i, pair in enumerate(dataset["pair"].values)
+    ]
+    columns = [
+        "pair",
+        "barrier",
+        "barrier, aligned",
+        "units moved",
+        "distance",
+        "distance, aligned",
+    ]
+    caption = (
+        "The units of each network permuted to lie nearest those of the first, by "
+        "matching weights: the function stays (outputs differ by "
+        f"{float(dataset['error'].max()):.1g} of the largest at most), the line does "
+        "not."
+    )
+    lines = {}
+    for i, pair in enumerate(dataset["pair"].values):
+        lines[str(pair)] = before["loss"].sel(pair=pair).values
+        lines[f"{pair}, aligned"] = dataset["loss"].values[i]
+    curve = line_figure(dataset["t"].values, lines, x_label="t", y_label="loss")
+    return Section(
+        "Between aligned checkpoints", [Figure(curve, caption), Table(columns, rows)]
+    )
 
 
 def _settings(plan: Plan, summary: Mapping[str, object]) -> Section:

@@ -15,6 +15,7 @@ from thalweg.errors import ConvergenceWarning, NonFiniteLossError
 from thalweg.execution import Store
 from thalweg.landscapes import Landscape, LinearOperator, NetworkLandscape
 from thalweg.provenance import Meter, attributes, fingerprint
+from thalweg.surveying.aligned_lines import align_checkpoints, aligned_table
 from thalweg.surveying.archive import Archive
 from thalweg.surveying.plan import Plan
 from thalweg.surveying.sign_locks import find_locks, locks_table
@@ -501,6 +502,19 @@ def plane(context: Context) -> "xr.Dataset":
     )
 
 
+def aligned(context: Context) -> "xr.Dataset":
+    """Lines to the other checkpoints, their units permuted to match the first."""
+    with Meter() as meter:
+        pairs = align_checkpoints(
+            context.land,
+            context.checkpoints,
+            points=context.plan.path_points,
+            seed=context.plan.seed,
+        )
+        meter.add(forward=sum(pair.evaluations for pair in pairs))
+    return aligned_table(pairs).assign_attrs(context.attributes(meter))
+
+
 # Steps that mean nothing where the loss or its gradient is not finite.
 LOCAL = ("eigenvalues", "trace", "spectrum", "sharpness", "hessian_surface", "layers")
 
@@ -529,4 +543,5 @@ RUN: dict[str, Callable[[Context], "xr.Dataset | None"]] = {
     "sign_locks": sign_locks,
     "paths": paths,
     "plane": plane,
+    "aligned": aligned,
 }

@@ -147,6 +147,11 @@ def _figures(datasets: "Mapping[str, xr.Dataset]") -> dict[str, object]:
             str(pair): float(paths["barrier"][i])
             for i, pair in enumerate(paths["pair"].values)
         }
+    if (aligned := datasets.get("aligned")) is not None:
+        figures["aligned_barriers"] = {
+            str(pair): float(aligned["barrier"][i])
+            for i, pair in enumerate(aligned["pair"].values)
+        }
     return figures
 
 
@@ -229,6 +234,11 @@ def _rows(figures: Mapping[str, object]) -> list[tuple[str, str]]:
     if isinstance(barriers := figures.get("barriers"), Mapping):
         rows += [
             (f"barrier {pair}", f"{value:.4g}") for pair, value in barriers.items()
+        ]
+    if isinstance(aligned := figures.get("aligned_barriers"), Mapping):
+        rows += [
+            (f"aligned barrier {pair}", f"{value:.4g}")
+            for pair, value in aligned.items()
         ]
     return rows
 

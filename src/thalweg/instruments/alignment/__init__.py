@@ -1,6 +1,10 @@
 """Permutations of units: inferred from a network, searched, applied."""
 
-from thalweg.instruments.alignment.aligning import Alignment, align
+from thalweg.instruments.alignment.aligning import (
+    Alignment,
+    align,
+    infer_permutations,
+)
 from thalweg.instruments.alignment.permutations import Heads, PermutationSpec, Segment
 from thalweg.instruments.alignment.rescaling import Repaired, repair
 
@@ -11,5 +15,6 @@ __all__ = [
     "Repaired",
     "Segment",
     "align",
+    "infer_permutations",
     "repair",
 ]

@@ -179,6 +179,27 @@ def align(
     )
 
 
+def infer_permutations(model: nn.Module, data: Any = None) -> PermutationSpec:
+    """Infer how the units of a network may be permuted, its function unchanged.
+
+    Args:
+        model: The network.
+        data: Inputs, or what a `NetworkLandscape` takes, as of `align`.
+
+    Raises:
+        StructureError: The network cannot be traced, or holds an operation that is not
+            understood (it is named).
+        DataError: Data are needed.
+
+    Examples:
+        >>> from thalweg.models import mlp
+        >>> infer_permutations(mlp((4, 8, 6, 2))).sizes
+        {'1': 8, '3': 6}
+    """
+    inputs = first_inputs(read_inputs(model, data, 0))
+    return infer_spec(trace_graph(model, inputs[:2]))[0]
+
+
 def state_of(given: nn.Module | State) -> dict[str, Tensor]:
     """Return the state dict of a module, or the one given."""
     return dict(given.state_dict() if isinstance(given, nn.Module) else given)
