@@ -287,6 +287,9 @@ def test_aligned_checkpoints_are_drawn_beside_the_others(tmp_path):
     assert found.summary["figures"]["aligned_barriers"]["a – c"] == 0
     assert "aligned barrier a – c" in found.describe()
     assert "Between aligned checkpoints" in found.report.read_text()
+    del states["b"]  # nothing is left between the others
+    found = survey(land, plan=plan, checkpoints=states, out=tmp_path / "q")
+    assert found.datasets["aligned"]["loss"].shape == (1, plan.path_points)
 
 
 def test_what_cannot_be_aligned_is_refused_at_the_door():

@@ -75,12 +75,11 @@ def align_checkpoints(
     return pairs
 
 
-def aligned_table(pairs: Sequence[AlignedPair]) -> "xr.Dataset":
-    """Return lines, barriers and what was permuted, one row a pair."""
+def aligned_table(pairs: Sequence[AlignedPair], points: int) -> "xr.Dataset":
+    """Return lines of so many points, barriers, what was permuted, one row a pair."""
     import xarray as xr
 
-    lines = [pair.barrier.line for pair in pairs if pair.barrier is not None]
-    t = lines[0]["t"].values if lines else np.array([0.0, 1.0])
+    t = np.linspace(0.0, 1.0, points)
 
     def rows(name: str) -> list[float]:
         return [

@@ -512,7 +512,8 @@ def aligned(context: Context) -> "xr.Dataset":
             seed=context.plan.seed,
         )
         meter.add(forward=sum(pair.evaluations for pair in pairs))
-    return aligned_table(pairs).assign_attrs(context.attributes(meter))
+    table = aligned_table(pairs, context.plan.path_points)
+    return table.assign_attrs(context.attributes(meter))
 
 
 # Steps that mean nothing where the loss or its gradient is not finite.
