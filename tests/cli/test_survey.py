@@ -204,7 +204,9 @@ def test_several_checkpoints_draw_barriers(folder, capsys):
     steps = ["--only", "paths,plane", "--budget", "5s", "--json", "--out", "o"]
     assert run(["survey", "nets.py:triple", *files, *steps]) == 0
     summary = json.loads(capsys.readouterr().out)
-    assert list(summary["figures"]["barriers"]) == ["m0 – m1", "m0 – m2"]
+    barriers = summary["figures"]["barriers"]
+    lines = [pair for pair in barriers if not pair.endswith("curve")]
+    assert lines == ["m0 – m1", "m0 – m2"]
 
 
 def test_aligned_checkpoints_have_barriers_of_their_own(folder, capsys):
@@ -212,7 +214,8 @@ def test_aligned_checkpoints_have_barriers_of_their_own(folder, capsys):
     steps = ["--only", "point", "--align", "--budget", "5s", "--json", "--out", "o"]
     assert run(["survey", "nets.py:triple", *files, *steps]) == 0
     figures = json.loads(capsys.readouterr().out)["figures"]
-    assert list(figures["aligned_barriers"]) == list(figures["barriers"])
+    assert list(figures["aligned_barriers"]) == ["m0 – m1"]
+    assert "m0 – m1" in figures["barriers"]
 
 
 def test_a_loss_that_is_nowhere_finite_exits_with_three(folder, capsys):
