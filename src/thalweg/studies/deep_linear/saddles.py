@@ -20,7 +20,7 @@ S = (3.0, 1.5, 0.7)
 RECORDS, ETA, SIGMA, B = 600, 0.01, 0.1, 16
 #: depth -> widths, standard deviation of the start, steps between records
 NETS = {2: ((3, 10, 3), 1e-3, 2), 3: ((3, 6, 6, 3), 0.05, 10)}
-RUNS = {"gradient descent": None, "SGD": B}
+RUNS = {"GD": None, "SGD": B}
 STARTS = {
     2: (1e-2, 1e-3, 1e-4, 1e-5),
     3: (1e-2, 1e-3, 1e-4, 1e-5),
@@ -179,7 +179,7 @@ def section(data: xarray.Dataset, plateaus: Plateaus) -> Section:
         )
     ]
     for L in NETS:
-        part = data.sel(depth=L)
+        part = _until_learned(data.sel(depth=L))
         lines = {name: part["loss"].sel(run=name).values for name in RUNS}
         figure = line_figure(
             part["time"].values,
@@ -205,6 +205,13 @@ def section(data: xarray.Dataset, plateaus: Plateaus) -> Section:
     )
     parts.append(Table(columns, rows, caption))
     return Section("From saddle to saddle", tuple(parts))
+
+
+def _until_learned(part: xarray.Dataset) -> xarray.Dataset:
+    """Return the records up to a while after gradient descent has learned it all."""
+    open_ = (part["loss"].sel(run="GD") > 1e-3).values
+    last = int(np.flatnonzero(open_)[-1]) * 6 // 5
+    return part.isel(record=slice(0, last + 1))
 
 
 def _unknown(value: float | None) -> bool:
