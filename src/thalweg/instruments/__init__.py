@@ -29,6 +29,10 @@ from thalweg.instruments.directions import (
 from thalweg.instruments.eigenpairs import Eigenpairs, top_eigenpairs
 from thalweg.instruments.estimates import Estimate
 from thalweg.instruments.flatness import SharpnessResult, sharpness, sharpness_table
+from thalweg.instruments.intrinsic import (
+    IntrinsicDimension,
+    intrinsic_dimension,
+)
 from thalweg.instruments.lines import line
 from thalweg.instruments.local_directions import (
     gradient_direction,
@@ -56,6 +60,7 @@ from thalweg.instruments.spectral_sums import (
     spectral_moment,
     spectral_sum,
 )
+from thalweg.instruments.subspace_training import SubspaceRun, train_in_subspace
 from thalweg.instruments.surfaces import (
     curvature_on_plane,
     gradient_on_plane,
@@ -118,7 +123,11 @@ __all__ = [
     "surface",
     "surface_at_points",
     # random subspaces
+    "IntrinsicDimension",
+    "SubspaceRun",
+    "intrinsic_dimension",
     "random_basis",
+    "train_in_subspace",
     # paths
     "Path",
     "connect",
