@@ -196,6 +196,15 @@ def test_scattered_points_are_vertices_and_steps_are_joined(tmp_path, dim, encod
     assert lines(data) == ([[0, 1], [3, 4]] if dim == "step" else [])
 
 
+def test_the_points_of_an_adaptive_surface_are_those_evaluated(tmp_path):
+    dataset = surface().assign(point_loss=("point", [1.0, 2.0]))
+    places = {"point_x0": ("point", [0.5, -1.0]), "point_x1": ("point", [0.1, 0.7])}
+    dataset = dataset.assign_coords(places)
+    data = read(export(dataset, tmp_path / "a.vtp"))
+    np.testing.assert_array_equal(points(data), [[0.5, 0.1, 1], [-1.0, 0.7, 2]])
+    assert read(export(dataset, tmp_path / "a.vts")).GetNumberOfPoints() == 12
+
+
 def test_points_in_three_directions(tmp_path):
     dataset = scattered("point").isel(point=[0, 1])
     dataset = dataset.assign_coords(x2=("point", [5.0, 6.0]))

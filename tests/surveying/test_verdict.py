@@ -26,7 +26,7 @@ def test_no_negative_curvature_is_no_proof():
 def test_negative_curvature_at_a_stationary_point_is_a_saddle():
     verdict = judge(replace(STATIONARY, curvature=-0.1))
     assert verdict.kind == "saddle"
-    assert any("vᵀHv = -0.1" in reason for reason in verdict.reasons)
+    assert any("vᵀHv = −0.1" in reason for reason in verdict.reasons)
 
 
 def test_curvature_within_rounding_is_no_evidence():

@@ -51,7 +51,8 @@ def export(
       and 64-bit integers too. Read it with `thalweg.execution.load_dataset`.
     - `.vts`: a surface over two directions as a structured grid at (x0, x1, height), or
       a sample of three directions at (x0, x1, x2). ParaView opens it.
-    - `.vtp`: scattered points at (x0, x1, height); with the dim `step` they are a path,
+    - `.vtp`: scattered points at (x0, x1, height), of an adaptive surface those where
+      it was evaluated; with the dim `step` they are a path,
       joined in order; a line over `t` or x0 stands upright at (x, 0, height).
     - `.png`, `.svg`, `.pdf`: the figure of `save_figure`, which has more options.
 
@@ -86,6 +87,8 @@ def export(
     if suffix in (".nc", ".zarr"):
         save_dataset(dataset, target)
         return target
+    if suffix == ".vtp" and "point_x0" in dataset.coords:
+        dataset = _evaluated(dataset)
     writer = _structured if suffix == ".vts" else _unstructured(dataset)
     if encoding not in get_args(Encoding):
         raise InputError(f"encoding must be 'base64' or 'ascii', got {encoding!r}")
@@ -183,6 +186,16 @@ def _lines(
     notes = _notes(dataset, name, how, ~finite)
     notes["lines"] = "\n".join(sampled.lines)
     return poly_data(points, arrays, order[:, :0].ravel(), lines, notes, encoding)
+
+
+def _evaluated(dataset: "xr.Dataset") -> "xr.Dataset":
+    """Return the points of an adaptive surface where it was not interpolated."""
+    names = {
+        str(name): str(name).removeprefix("point_")
+        for name, variable in dataset.variables.items()
+        if variable.dims == ("point",)
+    }
+    return dataset[list(names)].rename(names)
 
 
 def _unstructured(dataset: "xr.Dataset") -> _Writer:

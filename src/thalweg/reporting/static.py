@@ -398,6 +398,8 @@ def _spectrum(figure: "Figure", dataset: "xr.Dataset") -> None:
 
 
 def _eigenvalues(figure: "Figure", dataset: "xr.Dataset") -> None:
+    from matplotlib.ticker import MaxNLocator
+
     axes = _axes(figure)
     values, residuals, converged = read_eigenvalues(dataset)
     rank = np.arange(1, len(values) + 1)
@@ -412,6 +414,7 @@ def _eigenvalues(figure: "Figure", dataset: "xr.Dataset") -> None:
                 label="converged" if style == "full" else "not converged",
             )  # fmt: skip
     axes.axhline(0, color=COLORS[6], linewidth=0.8)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("rank")
     axes.set_ylabel("eigenvalue")
     if not done.all():

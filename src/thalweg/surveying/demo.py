@@ -15,7 +15,7 @@ EPOCHS = 40
 
 
 def demo_landscape(seed: int = 0) -> NetworkLandscape:
-    """Train a small CNN on 1,437 digits and return the landscape it then stands in.
+    """Train a small CNN on 1,438 digits and return the landscape it then stands in.
 
     Weight decay was part of what the optimizer minimized, so it is part of the
     landscape's loss.

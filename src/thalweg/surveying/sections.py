@@ -32,11 +32,31 @@ from thalweg.surveying.sign_locks import locks_section
 if TYPE_CHECKING:
     import xarray as xr
 
+# What each row of the sharpness table measures.
+MEASURES = {
+    "zeroth": "max L(θ + e) − L(θ)",
+    "first": "ρ · max |∇L(θ + e)|",
+    "average": "mean L(θ + e) − L(θ)",
+    "zeroth, adaptive": "max L(θ + |θ|e) − L(θ)",
+    "average, adaptive": "mean L(θ + |θ|e) − L(θ)",
+}
 SLICE_NOTE = (
     "Two directions out of {dim:,}: a smooth slice proves nothing about the others."
 )
 # Basins shallower than this share of the slice's range are not drawn.
 RIPPLE = 0.01
+
+
+# Entries of a landscape's description that need more than their name.
+SETTINGS = {
+    "dim": "dimension",
+    "rows": "examples",
+    "data": "fingerprint of the data",
+    "parameters": "fingerprint of the parameters",
+    "constants": "fingerprint of buffers and constants",
+    "form": "form of the loss",
+    "seed": "seed of the landscape",
+}
 
 
 def sections(
@@ -101,7 +121,6 @@ def _overview(
 
 
 def _point_tiles(point: "xr.Dataset") -> list[Quantity]:
-    cost = cost_of(point)
     known = {
         "loss": ("Loss", "loss_stderr"),
         "accuracy": ("Accuracy", "accuracy_stderr"),
@@ -109,10 +128,11 @@ def _point_tiles(point: "xr.Dataset") -> list[Quantity]:
         "noise_scale": ("Gradient noise scale", "noise_scale_stderr"),
         "weight_norm": ("Weight norm", None),
     }
-    tiles = []
+    tiles: list[Quantity] = []
     for name, (label, error) in known.items():
         if name not in point:
             continue
+        cost = cost_of(point) if not tiles else "in the same step"
         stderr = float(point[error]) if error and error in point else None
         note = ""
         if name == "gradient_norm" and "gradient_stderr" in point:
@@ -132,7 +152,9 @@ def _point_tiles(point: "xr.Dataset") -> list[Quantity]:
     }
     tiles += [
         Quantity(
-            str(name).replace("_", " ").capitalize(), float(point[name]), cost=cost
+            str(name).replace("_", " ").capitalize(),
+            float(point[name]),
+            cost="in the same step",
         )
         for name in point.data_vars
         if name not in skipped
@@ -154,7 +176,7 @@ def _curvature(
     parts: list[Part] = []
     if found is not None:
         rows: list[list[object]] = [
-            [i + 1, float(value), float(residual), "yes" if ok else "no"]
+            [i + 1, float(value), _two_digits(residual), "yes" if ok else "no"]
             for i, (value, residual, ok) in enumerate(
                 zip(
                     found["value"].values,
@@ -168,13 +190,13 @@ def _curvature(
             [
                 "smallest",
                 float(found["smallest"]),
-                float(found["smallest_residual"]),
+                _two_digits(found["smallest_residual"]),
                 "yes" if int(found["smallest_converged"]) else "no",
             ]
         )
         caption = (
             "Eigenvalues of the Hessian by Lanczos with full reorthogonalization. The "
-            "residual |Hv - λv| is recomputed and bounds the distance to an "
+            "residual |Hv − λv| is recomputed and bounds the distance to an "
             f"eigenvalue; of an exactly multiple one, one copy is found. "
             f"{int(found['products'])} products."
         )
@@ -195,10 +217,15 @@ def _curvature(
     return Section("Curvature", parts)
 
 
+def _two_digits(error: object) -> float:
+    return float(f"{float(error):.1e}")  # type: ignore[arg-type]  # a 0-d array
+
+
 def _sharpness(dataset: "xr.Dataset") -> Section:
     rows = [
         [
             str(kind),
+            MEASURES.get(str(kind), ""),
             Quantity("", float(dataset["value"][i]), _error(dataset["stderr"][i])),
             float(dataset["radius"][i]),
             int(dataset["evaluations"][i]),
@@ -206,12 +233,16 @@ def _sharpness(dataset: "xr.Dataset") -> Section:
         ]
         for i, kind in enumerate(dataset["kind"].values)
     ]
+    columns = ["measure", "of", "value", "radius", "evaluations", "note"]
+    if not any(row[-1] for row in rows):
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
     caption = (
+        "Maxima are over |e| ≤ ρ and are lower bounds; in the mean e is N(0, ρ²/dim), "
+        "its mean length is the radius; adaptive e is multiplied entrywise by |θ|. "
         "Values depend on the ball, the norm and the radius, and plain ones change "
         "under a rescaling of layers that leaves the function as it is: compare models "
         "only at equal settings and equal training loss."
     )
-    columns = ["measure", "value", "radius", "evaluations", "note"]
     return Section("Sharpness", [Table(columns, rows, caption)])
 
 
@@ -300,7 +331,16 @@ def _layers(dataset: "xr.Dataset") -> Section:
         ]
         for i, layer in enumerate(dataset["layer"].values)
     ]
-    table = Table(["layer", "trace", *[columns[name] for name in present]], rows)
+    unsure = [
+        str(layer)
+        for layer, done in zip(
+            dataset["layer"].values, dataset["converged"].values, strict=True
+        )
+        if not done
+    ]
+    note = f"Top eigenvalue not converged: {', '.join(unsure)}." if unsure else ""
+    heads = ["layer", "trace", *[columns[name] for name in present]]
+    table = Table(heads, rows, note)
     names = [str(layer) for layer in dataset["layer"].values]
     bars = layers_figure(
         names,
@@ -390,14 +430,17 @@ def _settings(plan: Plan, summary: Mapping[str, object]) -> Section:
     landscape, versions = summary["landscape"], summary["versions"]
     assert isinstance(landscape, Mapping) and isinstance(versions, Mapping)
     rows: list[list[object]] = [
-        [str(key), json.dumps(value) if isinstance(value, dict | list) else str(value)]
+        [
+            SETTINGS.get(str(key), str(key).replace("_", " ")),
+            json.dumps(value) if isinstance(value, dict | list) else str(value),
+        ]
         for key, value in landscape.items()
     ]
     rows += [
         ["examples in each pass", f"{plan.examples:,} of {plan.total:,}"],
         ["budget", f"{plan.budget:.0f} s"],
         ["memory for bases", f"{plan.memory / 1e6:,.0f} MB"],
-        ["seed", plan.seed],
+        ["seed of the survey", plan.seed],
         ["threads", plan.threads],
         *[[name, text] for name, text in versions.items()],
     ]

@@ -14,7 +14,7 @@ from thalweg.surveying.conduct import Survey, survey
 if TYPE_CHECKING:
     from thalweg.execution import Executor
 
-DEMO = "small CNN on 1,437 handwritten digits"
+DEMO = "small CNN on 1,438 handwritten digits"
 
 
 def survey_target(

@@ -8,6 +8,8 @@ found no negative curvature in so many products.
 from dataclasses import dataclass
 from typing import Literal
 
+from thalweg.reporting import format_number
+
 # ‖g‖ within this many sampling errors counts as stationary.
 STATIONARY = 2.0
 # Weight decay is named where it explains at least this share of ‖g‖.
@@ -57,8 +59,8 @@ def judge(facts: Facts) -> Verdict:
     negative = curvature is not None and curvature < -facts.floor
     if negative:
         reasons.append(
-            f"A unit vector v has vᵀHv = {curvature:.3g} < 0: the loss falls both ways "
-            "along it, to second order."
+            f"A unit vector v has vᵀHv = {format_number(curvature, 3)} < 0: the loss "
+            "falls both ways along it, to second order."
         )
     stationary = _stationary(facts)
     decayed = facts.decay > 0 and facts.decay_share >= EXPLAINED
