@@ -17,6 +17,8 @@ import torch
 import xarray as xr
 
 import thalweg
+from thalweg import NetworkLandscape
+from thalweg import instruments as ti
 from thalweg.errors import ExecutionError, InputError, MissingExtraError
 from thalweg.execution import Item, RayExecutor, Store, as_executor, execute
 from thalweg.execution import ray_actors as module
@@ -110,6 +112,21 @@ def test_a_killed_actor_loses_nothing(actors, tmp_path):
     same(result, execute(items(20), dots, recipe))
     assert len(before & set(actors.pids)) == 1
     assert len(list(tmp_path.iterdir())) in (20, 21)  # one was done again
+
+
+def test_a_surface_has_the_bits_of_the_local_one(actors):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Linear(6, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3)
+    )
+    data = torch.randn(50, 6), torch.randint(0, 3, (50,))
+    land = NetworkLandscape(model, torch.nn.functional.cross_entropy, data)
+    directions = ti.random_directions(land, 2, seed=1)
+    axes = [np.linspace(-1, 1, 7)] * 2
+    here = ti.surface(land, directions, axes)
+    there = ti.surface(land, directions, axes, executor=actors)
+    for name in here.variables:
+        assert here[name].values.tobytes() == there[name].values.tobytes()
 
 
 def test_errors_name_the_item(actors):

@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import thalweg
-from thalweg import NetworkLandscape
+from thalweg import NetworkLandscape, survey
 from thalweg import instruments as ti
 from thalweg.errors import InputError, LossError, ThalwegError
 
@@ -260,6 +260,8 @@ def test_bad_settings(alone):
     with pytest.raises(LossError, match="over a process group has no graph"):
         land.loss(land.point().requires_grad_())
     directions = ti.random_directions(land, 1)
+    with pytest.raises(InputError, match="a survey plans by the clock of one process"):
+        survey(land)
     with pytest.raises(InputError, match="store= does not go with"):
         ti.surface(land, directions, [[0.0, 1.0]], store="anywhere")
     with pytest.raises(ThalwegError, match="stays in its processes"):
