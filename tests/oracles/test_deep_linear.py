@@ -1,6 +1,7 @@
 """The instruments on a deep linear network, whose curvature is known."""
 
 import numpy as np
+import pytest
 import torch
 
 from thalweg import instruments as ti
@@ -51,3 +52,63 @@ def test_surface_around_the_origin_is_the_loss_of_the_product():
             W[:2, :2] = np.outer([a, b], [a, b])
             expected[i, j] = 0.5 * ((W - M.numpy()) ** 2).sum()
     np.testing.assert_allclose(data.loss, expected, rtol=1e-12)
+
+
+def spectrum_at_the_minimum(L):
+    """Nonzero eigenvalues, descending: Σ_l S_i^(2(L-l)/L) S_j^(2(l-1)/L) over all i, j.
+
+    Every layer of width 3, as the teacher's rank; the others are zero.
+    """
+    left, right = np.meshgrid(S, S, indexing="ij")
+    terms = [
+        left ** (2 * (L - k) / L) * right ** (2 * (k - 1) / L) for k in range(1, L + 1)
+    ]
+    return np.sort(np.sum(terms, axis=0).ravel())[::-1]
+
+
+@pytest.mark.parametrize("L", [2, 3])
+def test_spectrum_and_trace_at_the_minimum(L):
+    land = DeepLinear(M, (3,) * (L + 1))
+    H = land.hessian(land.aligned(S))
+    exact = spectrum_at_the_minimum(L)
+    pairs = ti.top_eigenpairs(H, 9, block=2)
+    np.testing.assert_allclose(pairs.values, exact, rtol=1e-7)
+    estimate = ti.trace(H, rtol=0.01, seed=0)
+    assert abs(estimate.value - exact.sum()) <= 4 * estimate.stderr + 1e-9
+    density = ti.spectral_density(H, probes=60, steps=land.dim)
+    nodes, weights = density["nodes"].values, density["weights"].values
+    zero = np.where(np.abs(nodes) < 1e-6, weights, 0.0).sum(1) / weights.sum(1)
+    error = zero.std(ddof=1) / np.sqrt(len(zero))
+    assert abs(zero.mean() - (1 - 1 / L)) <= 4 * error
+
+
+def test_the_barrier_between_two_signs_is_the_origin():
+    """W_1, W_2 -> -W_1, -W_2 keeps the product; between them it is (1 - 2t)² M."""
+    land = DeepLinear(M, (3, 3, 3))
+    point = land.aligned(S)
+    found = ti.barrier(land, point, -point, points=21)
+    assert found.value == pytest.approx(sum(s * s for s in S) / 2, rel=1e-12)
+    line = ti.line(land, point, -point, points=21)
+    t = line["t"].values
+    expected = (1 - (1 - 2 * t) ** 2) ** 2 * sum(s * s for s in S) / 2
+    np.testing.assert_allclose(line["loss"], expected, rtol=0, atol=1e-12)
+
+
+def test_covariance_of_batches_by_the_instruments():
+    land = DeepLinear(M, (3, 4, 3), sigma=0.3)
+    point = land.gaussian_start(seed=2, std=0.5)
+    noise = land.noise_covariance(point, 4)
+    estimate = ti.trace(noise, rtol=0.01, seed=0)
+    assert abs(estimate.value - noise.trace()) <= 4 * estimate.stderr + 1e-9
+    exact = torch.linalg.eigvalsh(noise.dense())
+    pairs = ti.top_eigenpairs(noise, 3)
+    np.testing.assert_allclose(pairs.values, exact[-3:].flip(0), rtol=1e-6)
+
+
+def test_sharpness_in_a_small_ball_is_the_largest_curvature():
+    radius = 1e-3
+    for widths in ((3, 3, 3), (3, 3, 3, 3)):
+        land = DeepLinear(M, widths)
+        found = ti.sharpness(land, "zeroth", radius, at=land.aligned(S))
+        expected = minimum_curvature(S, len(widths) - 1) * radius**2 / 2
+        assert found.value == pytest.approx(expected, rel=0.02)

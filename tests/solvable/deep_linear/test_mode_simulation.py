@@ -43,6 +43,22 @@ def test_one_step_has_the_drift_and_the_variance_of_the_equation(L, scheme):
     assert found.variance[1, 0] == pytest.approx(v, rel=4 * math.sqrt(6 / n) + 5e-3)
 
 
+@pytest.mark.parametrize("scheme", ["euler", "milstein", "sgd"])
+def test_the_ensemble_drifts_as_ito_says(scheme):
+    S, L, s0, eta, B, sigma, n = 1.0, 3, 0.5, 0.01, 1, 3.0, 400_000
+    found = run(
+        S, L, eta, B, s0=s0, n_steps=1, n_paths=n, scheme=scheme, sigma=sigma, dtype=F64
+    )
+    moved = (found.mean[1, 0] - s0) / eta
+    error = math.sqrt(found.variance[1, 0] / n) / eta
+    plain, whole = (
+        float(mode_drift(s0, S, L, eta, B, sigma=sigma, ito_correction=on))
+        for on in (False, True)
+    )
+    assert abs(moved - whole) < 4 * error
+    assert abs(moved - plain) > 8 * error
+
+
 @pytest.mark.parametrize("scheme", ["euler", "tamed", "milstein"])
 def test_drift_without_the_ito_term(scheme):
     S, L, s0, eta, B, n = 1.0, 3, 0.5, 0.05, 1, 100_000
