@@ -162,3 +162,32 @@ def test_what_cannot_be_traced_is_named():
         trace_graph(Branching(), torch.ones(1, 3))
     with pytest.raises(StructureError, match=r"not run on inputs of shape \(2, 5\): R"):
         trace_graph(mlp((3, 2)), torch.ones(2, 5))
+
+
+class Looping(nn.Module):
+    """Counts and indexes by sizes; loops over parts of torch's own transformer."""
+
+    def __init__(self):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 12, batch_first=True)
+        self.layers = nn.TransformerEncoder(layer, 2)
+
+    def forward(self, x):
+        if len(x.shape) == 2:
+            x = x[None]
+        x = self.layers(x)
+        return sum(x[:, i] for i in range(x.size(1)))
+
+
+def test_lengths_loops_and_torchs_transformer():
+    model, inputs = Looping().eval(), torch.randn(2, 3, 8)
+    graph = trace_graph(model, inputs)
+    kinds = [node.kind for node in graph.nodes]
+    assert kinds.count("attention") == 2 and "other" not in kinds
+    assert [n.path for n in graph.nodes if n.kind == "norm"][0] == (
+        "layers.layers.0.norm1"
+    )
+    values = graph.values(torch.cat([inputs, inputs]))
+    output = values[graph.nodes[-1].inputs[0]]
+    with torch.no_grad():
+        torch.testing.assert_close(output[:2], model(inputs))

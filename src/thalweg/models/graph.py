@@ -124,6 +124,14 @@ def _squeezed(name: str) -> str:
     return name.replace("_", "").lower()
 
 
+# torch's own modules that are looked into like those of the user.
+CONTAINERS = (
+    nn.Transformer,
+    nn.TransformerDecoder,
+    nn.TransformerDecoderLayer,
+    nn.TransformerEncoder,
+    nn.TransformerEncoderLayer,
+)
 SPELLINGS = ALIASES | {_squeezed(name): name for name in KINDS}
 
 
@@ -274,6 +282,27 @@ class _Bound(nn.Module):
         return self.model(x)
 
 
+class _Sized(fx.Proxy):
+    """A traced value that knows its length, and what it is as an index."""
+
+    tracer: "_Tracer"
+
+    def __getattr__(self, k: str) -> "_SizedAttribute":
+        return _SizedAttribute(self, k)
+
+    def __len__(self) -> int:
+        return len(self.tracer.seen[self.node.name])
+
+    def __index__(self) -> int:
+        return operator.index(self.tracer.seen[self.node.name])
+
+
+class _SizedAttribute(_Sized, fx.proxy.Attribute):
+    """The same, of an attribute such as `shape`."""
+
+    __init__ = fx.proxy.Attribute.__init__
+
+
 class _Tracer(fx.Tracer):
     """Traces with an example at hand, so that sizes are known where they are asked."""
 
@@ -291,6 +320,14 @@ class _Tracer(fx.Tracer):
         finally:
             self._running = False
         return proxy
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Sized(node, self)
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if isinstance(m, CONTAINERS):
+            return False
+        return super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m, forward, args, kwargs):  # type: ignore[no-untyped-def]  # as fx has it
         if self._running:

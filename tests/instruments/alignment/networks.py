@@ -77,9 +77,9 @@ class Transformer(nn.Module):
 class HandWritten(nn.Module):
     """Attention from its parts: one projection cut in three, heads, softmax."""
 
-    def __init__(self, width=12, heads=3, product=False):
+    def __init__(self, width=12, heads=3, product=False, beside=False):
         super().__init__()
-        self.heads, self.product = heads, product
+        self.heads, self.product, self.beside = heads, product, beside
         self.inputs = nn.Linear(4, width)
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
@@ -89,16 +89,49 @@ class HandWritten(nn.Module):
     def forward(self, x):
         x = self.inputs(x)
         rows, length, width = x.shape
-        q, k, v = (
-            part.view(rows, length, self.heads, width // self.heads).transpose(1, 2)
-            for part in self.qkv(x).split(width, dim=-1)
-        )
+        if self.beside:
+            shape = (rows, length, 3, self.heads, -1)
+            qkv = self.qkv(x).reshape(shape).permute(2, 0, 3, 1, 4)
+            q, (k, v) = qkv[0], qkv.unbind(0)[1:]
+        else:
+            q, k, v = (
+                part.view(rows, length, self.heads, width // self.heads).transpose(1, 2)
+                for part in self.qkv(x).split(width, dim=-1)
+            )
         if self.product:
             y = F.scaled_dot_product_attention(q * self.scale, k, v, is_causal=True)
         else:
             y = ((q @ k.transpose(-2, -1)) * self.scale).softmax(-1) @ v
         y = y.transpose(1, 2).contiguous().view(rows, length, width)
         return self.head((x + self.out(y)).mean(1))
+
+
+class Encoder(nn.Module):
+    """Torch's own layers of attention and feed-forward parts."""
+
+    def __init__(self):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(12, 3, 20, batch_first=True)
+        self.inputs = nn.Linear(4, 12)
+        self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, x):
+        return self.head(self.layers(self.inputs(x))[:, 0])
+
+
+class Decoder(nn.Module):
+    """An image made from units: each channel of it is a run of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.start = nn.Linear(6, 8 * 4)
+        self.up = nn.ConvTranspose2d(8, 7, 2, stride=2)
+        self.last = nn.Conv2d(7, 1, 3)
+
+    def forward(self, x):
+        x = torch.relu(self.start(x)).unflatten(1, (8, 2, 2))
+        return self.last(F.interpolate(torch.relu(self.up(x)), scale_factor=2))
 
 
 class Branches(nn.Module):
@@ -177,6 +210,9 @@ ZOO = {
     "transformer": (Transformer, TOKENS, [12, 12, 12, 20]),
     "hand-written": (HandWritten, vectors(3, 5, 4), [3, 12, 12, 12]),
     "product": (lambda: HandWritten(product=True), vectors(3, 5, 4), [3, 12, 12, 12]),
+    "beside": (lambda: HandWritten(beside=True), vectors(3, 5, 4), [3, 12, 12, 12]),
+    "encoder": (Encoder, vectors(3, 5, 4), [12, 12, 12, 12, 12, 20, 20]),
+    "decoder": (Decoder, vectors(4, 6), [7, 8]),
     "branches": (Branches, images(), [2, 3, 4, 4, 5, 8]),
     "channels last": (ChannelsLast, vectors(3, 4, 3), [5]),
 }

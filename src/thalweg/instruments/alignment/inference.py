@@ -11,7 +11,7 @@ from thalweg.instruments.alignment.permutations import (
     Segment,
 )
 from thalweg.instruments.alignment.units import Labels, Units
-from thalweg.instruments.alignment.walk import Inner, Walk
+from thalweg.instruments.alignment.walk import Walk
 from thalweg.models import Graph
 
 # Operations whose results show what their units do, for matching by activations.
@@ -53,8 +53,8 @@ def _names(walk: Walk) -> dict[int, str]:
     """Name the sets of units that may move."""
     found = [
         (key, index)
-        for key, axes in walk.parameters.items()
-        for labels in axes
+        for key in sorted(walk.state, key=lambda key: "weight" not in key)
+        for labels in walk.parameters.get(key, ())
         for index, _ in walk.units.now(labels)
     ]
     for _, index in found:
@@ -93,7 +93,7 @@ def _places(walk: Walk, names: Mapping[int, str]) -> list[Place]:
         if walk.nodes[node].kind not in SHOWING:
             continue
         for k, axis in enumerate(axes):
-            now = () if isinstance(axis, Inner) else walk.units.now(axis)
+            now = walk.units.now(axis) if isinstance(axis, tuple) else ()
             if len(now) == 1 and now[0][1] == 1 and now[0][0] in names:
                 found.append(Place(node, k, names[now[0][0]]))
     return found

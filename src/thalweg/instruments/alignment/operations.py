@@ -6,8 +6,21 @@ from math import prod
 from thalweg.errors import StructureError
 from thalweg.instruments.alignment.layers import QKV, Layers
 from thalweg.instruments.alignment.units import Labels
-from thalweg.instruments.alignment.walk import BY_HAND, Inner, Tensors, argument, option
+from thalweg.instruments.alignment.walk import (
+    BY_HAND,
+    Choice,
+    Chosen,
+    Entry,
+    Inner,
+    Tensors,
+    argument,
+    option,
+)
 from thalweg.models import Node
+
+# Up to so many parts of an axis that a reshape cuts in three or more are taken for
+# tensors of their own: the queries, keys and values of one projection.
+SIDE_BY_SIDE = 3
 
 
 class Operations(Layers):
@@ -32,7 +45,7 @@ class Operations(Layers):
     def _other(self, node: Node) -> Tensors | None:
         given = [axis for name in node.inputs for axis in self.axes.get(name, [None])]
         if any(
-            axis is None or isinstance(axis, Inner) or not self.units.is_fixed(axis)
+            not isinstance(axis, tuple) or not self.units.is_fixed(axis)
             for axis in given
         ):
             raise StructureError(
@@ -171,9 +184,8 @@ class Operations(Layers):
         dim = option(node, 1 if node.operation == "unbind" else 2, "dim", 0)
         dim %= len(axes)
         if node.operation == "unbind":
-            self.fix([axes[dim]])
-            left = [self.plain(a) for k, a in enumerate(axes) if k != dim]
-            self.parts[node.name] = [list(left) for _ in range(shape[dim])]
+            count = shape[dim]
+            self.parts[node.name] = [self.choose(axes, dim, i) for i in range(count)]
             return
         given = next(
             v for v in (*node.arguments[1:2], *node.keywords.values()) if v is not None
@@ -189,38 +201,36 @@ class Operations(Layers):
             start += width
         self.parts[node.name] = parts
 
-    def _index(self, node: Node) -> Tensors:
+    def _index(self, node: Node) -> Tensors | None:
         if node.inputs[0] in self.parts:
             parts, which = self.parts[node.inputs[0]], node.arguments[1]
+            if isinstance(which, slice):
+                self.parts[node.name] = parts[which]
+                return None
             whole = isinstance(which, int) and -len(parts) <= which < len(parts)
             return list(parts[which]) if whole else self.fixed(node.shape)
-        axes, shape = self.source(node), self.nodes[node.inputs[0]].shape or ()
-        index = node.arguments[1]
+        axes, index = self.source(node), node.arguments[1]
         steps = list(index) if isinstance(index, tuple) else [index]
         known = (int, slice, type(None), type(Ellipsis))
         if any(not isinstance(s, known) or isinstance(s, bool) for s in steps):
             self.fix(axes)
             return self.fixed(node.shape)
         used = sum(isinstance(s, int | slice) for s in steps)
-        if Ellipsis not in steps:
-            steps.append(Ellipsis)
-        result: Tensors = []
-        k = 0
-        for step in steps:
-            if step is None:
-                result.append(self.units.new(1))
-            elif step is Ellipsis:
-                result += axes[k : k + len(axes) - used]
-                k += len(axes) - used
-            elif isinstance(step, int):
-                self.fix([axes[k]])
-                k += 1
-            else:
-                result.append(self._sliced(axes[k], step, shape[k]))
-                k += 1
-        return result
+        at = steps.index(Ellipsis) if Ellipsis in steps else len(steps)
+        steps[at : at + 1] = [slice(None)] * (len(axes) - used)
+        reading = [step for step in steps if step is not None]
+        for k in reversed(range(len(axes))):
+            if isinstance(reading[k], int):
+                axes = self.choose(axes, k, reading[k])
+        left = iter(axes)
+        return [
+            self.units.new(1) if step is None else self._sliced(next(left), step)
+            for step in steps
+            if not isinstance(step, int)
+        ]
 
-    def _sliced(self, axis: Labels | Inner, step: slice, size: int) -> Labels | Inner:
+    def _sliced(self, axis: Entry, step: slice) -> Entry:
+        size = self.length(axis)
         start, stop, stride = step.indices(size)
         if (start, stop, stride) == (0, size, 1):
             return axis
@@ -243,17 +253,35 @@ class Operations(Layers):
             for k in reversed(run[:-1]):
                 axis = self._joined(wide[k], left[k], axis, size)
                 size *= left[k]
-            for k in into[:-1]:
-                size //= right[k]
-                first, axis = self._parted(axis, right[k], size)
-                made.append(first)
-            made.append(axis)
+            sizes = [right[k] for k in into]
+            if len(sizes) > 2 and sizes[0] <= SIDE_BY_SIDE and isinstance(axis, tuple):
+                made += self._beside(axis, sizes)
+            else:
+                made += self._spread(axis, sizes)
         found = iter(made)
         return [next(found) if size != 1 else self.units.new(1) for size in after]
 
-    def _joined(
-        self, first: Labels | Inner, count: int, second: Labels | Inner, size: int
-    ) -> Labels:
+    def _beside(self, axis: Labels, sizes: list[int]) -> Tensors:
+        """Return the axes of tensors side by side, their number the first size."""
+        width = prod(sizes[1:])
+        parts = [
+            self.units.part(axis, start, start + width)
+            for start in range(0, sizes[0] * width, width)
+        ]
+        choice = Choice([self._spread(part, sizes[1:]) for part in parts])
+        behind = [Chosen(choice, place) for place in range(len(sizes) - 1)]
+        return [choice, *behind]
+
+    def _spread(self, axis: Entry, sizes: list[int]) -> list[Labels | Inner]:
+        """Return the axes of these sizes that a reshape makes of one."""
+        made: list[Labels | Inner] = []
+        for k, count in enumerate(sizes[:-1]):
+            first, axis = self._parted(axis, count, prod(sizes[k + 1 :]))
+            made.append(first)
+        assert isinstance(axis, tuple | Inner)
+        return [*made, axis]
+
+    def _joined(self, first: Entry, count: int, second: Entry, size: int) -> Labels:
         """Return the axis that a reshape makes of two."""
         first = self.plain(first)
         if isinstance(second, Inner):
@@ -261,15 +289,13 @@ class Operations(Layers):
             heads = self.units.heads_of(whole[0][0]) if len(whole) == 1 else None
             if heads is not None and ((heads[0], 1),) == self.units.now(first):
                 return whole
-            second = self.plain(second)
+        second = self.plain(second)
         if self.units.is_fixed(first) and not self.units.is_fixed(second):
             return second * count
         self.units.fix(second)
         return tuple((index, repeat * size) for index, repeat in self.units.now(first))
 
-    def _parted(
-        self, axis: Labels | Inner, count: int, size: int
-    ) -> tuple[Labels, Labels | Inner]:
+    def _parted(self, axis: Entry, count: int, size: int) -> tuple[Labels, Entry]:
         """Return the two axes that a reshape makes of one."""
         labels = self.units.now(self.plain(axis))
         repeated = labels[: len(labels) // count] * count

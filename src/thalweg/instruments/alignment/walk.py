@@ -6,7 +6,7 @@ What the rules for each kind of operation share; they are in `layers.py` and
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, final
 
 from torch import Tensor
 
@@ -15,6 +15,7 @@ from thalweg.instruments.alignment.units import Labels, Units
 from thalweg.models import Graph, Node, Value
 
 
+@final
 @dataclass(frozen=True)
 class Inner:
     """An axis within heads: its units are those of `whole`, head by head."""
@@ -23,7 +24,25 @@ class Inner:
     count: int
 
 
-Tensors = list[Labels | Inner]  # the units of a tensor, axis by axis
+@final
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """An axis along which tensors lie side by side: queries, keys, values in one."""
+
+    options: "list[list[Labels | Inner]]"  # of each tensor, its axes behind this one
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """An axis behind a choice, whose units depend on what is chosen."""
+
+    choice: Choice
+    place: int
+
+
+Entry = Labels | Inner | Choice | Chosen
+Tensors = list[Entry]  # the units of a tensor, axis by axis
 BY_HAND = "write the permutations by hand, `spec=PermutationSpec.named(...)`"
 
 
@@ -99,21 +118,35 @@ class Walk:
             )
         return list(self.axes[name])
 
-    def length(self, axis: Labels | Inner) -> int:
+    def length(self, axis: Entry) -> int:
         """Return the number of entries of an axis."""
-        if not isinstance(axis, Inner):
-            return self.units.size(self.units.now(axis))
-        return self.units.size(self.units.now(axis.whole)) // axis.count
+        if isinstance(axis, Choice):
+            return len(axis.options)
+        if isinstance(axis, Chosen):
+            return self.length(axis.choice.options[0][axis.place])
+        if isinstance(axis, Inner):
+            return self.units.size(self.units.now(axis.whole)) // axis.count
+        return self.units.size(self.units.now(axis))
 
-    def plain(self, axis: Labels | Inner) -> Labels:
-        """Return an axis as one that has its order alone; inside heads it is fixed."""
-        if not isinstance(axis, Inner):
+    def plain(self, axis: Entry) -> Labels:
+        """Return an axis as one that has its order alone.
+
+        Inside heads, and along and behind a choice, it is fixed.
+        """
+        if isinstance(axis, tuple):
             return axis
         width = self.length(axis)
+        if isinstance(axis, Choice):
+            for option in axis.options:
+                self.fix(option)
+            return self.units.new(width, fixed=True)
+        if isinstance(axis, Chosen):
+            self.fix([option[axis.place] for option in axis.choice.options])
+            return self.units.new(width, fixed=True)
         self.units.block(axis.whole, width)
         return self.units.new(width, fixed=True)
 
-    def fix(self, axes: Sequence[Labels | Inner]) -> None:
+    def fix(self, axes: Sequence[Entry]) -> None:
         """Hold axes in place."""
         for axis in axes:
             self.units.fix(self.plain(axis))
@@ -122,12 +155,25 @@ class Walk:
         """Return axes of fixed units."""
         return [self.units.new(size, fixed=True) for size in shape or ()]
 
-    def tie(self, first: Labels | Inner, second: Labels | Inner) -> None:
+    def tie(self, first: Entry, second: Entry) -> None:
         """Give two axes of one size one order."""
         if isinstance(first, Inner) and isinstance(second, Inner):
             self.units.tie(first.whole, second.whole)
         else:
             self.units.tie(self.plain(first), self.plain(second))
+
+    def choose(self, axes: Tensors, k: int, index: int) -> Tensors:
+        """Return the axes without axis k, at an index of it that is given."""
+        chosen = axes[k]
+        if not isinstance(chosen, Choice):
+            self.fix([chosen])
+        return [
+            axis.choice.options[index][axis.place]
+            if isinstance(axis, Chosen) and axis.choice is chosen
+            else axis
+            for j, axis in enumerate(axes)
+            if j != k
+        ]
 
     def together(self, operands: Sequence[tuple[Tensors, Sequence[int]]]) -> Tensors:
         """Tie the axes of tensors that are broadcast against each other."""
