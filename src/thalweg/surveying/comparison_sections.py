@@ -248,8 +248,9 @@ def _efforts(surveys: Sequence[Surveyed]) -> list[Part]:
 
 def _barriers(figures: Mapping[str, Any]) -> dict[str, Measured]:
     return {
-        pair: (float(value), None)
-        for pair, value in figures.get("barriers", {}).items()
+        f"{pair}{suffix}": (float(value), None)
+        for entry, suffix in (("barriers", ""), ("aligned_barriers", ", aligned"))
+        for pair, value in figures.get(entry, {}).items()
     }
 
 
@@ -315,6 +316,7 @@ def _settings(surveys: Sequence[Surveyed]) -> Section:
                 "sharpness_steps",
                 "sharpness_samples",
                 "surface_points",
+                "refine",
                 "eigen_products",
                 "trace_products",
                 "probes",

@@ -203,7 +203,9 @@ def describe(summary: Mapping[str, object], report: Path | None) -> str:
         lines += [f"  {reason}" for reason in verdict["reasons"]]
     figures = summary["figures"]
     assert isinstance(figures, Mapping)
-    lines += [f"{label:<28}{text}" for label, text in _rows(figures)]
+    rows = _rows(figures)
+    width = max([28, *(len(label) + 2 for label, _ in rows)])
+    lines += [f"{label:<{width}}{text}" for label, text in rows]
     noted, warned = summary["notes"], summary["warnings"]
     assert isinstance(noted, list) and isinstance(warned, list)
     lines += [f"note: {message}" for message in noted]
