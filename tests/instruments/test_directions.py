@@ -197,6 +197,19 @@ def test_plane_passes_through_its_three_points():
     torch.testing.assert_close(mixed, plane.origin + weights @ plane.basis.T)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("gap", [1.0, 1e-3])
+@pytest.mark.parametrize("s", [0.3, 0.5, 3.0, -7.0])
+def test_points_collinear_but_for_their_rounding_are_refused(dtype, gap, s):
+    land = Quadratic(torch.eye(1000, dtype=dtype))
+    a, step, aside = (draw(1000, seed=i).to(dtype) for i in range(3))
+    b = a + gap * step
+    with pytest.raises(InputError, match="are collinear: c lies at"):
+        ti.plane_through(land, a, b, torch.lerp(a, b, s))
+    plane = ti.plane_through(land, a, b, a + gap * aside)
+    assert plane.k == 2
+
+
 def test_collinear_and_equal_points_are_refused():
     land = Quadratic(torch.eye(3, dtype=torch.float64))
     a, b = draw(3), draw(3, seed=1)

@@ -117,7 +117,8 @@ def plane_through(
         c: The same.
 
     Raises:
-        InputError: The three are collinear: |v| < 1e-6 |c - a|.
+        InputError: The three are collinear: |v| < 1e-6 |c - a|, or no larger than the
+            rounding of the points in the landscape's dtype makes it.
     """
     corners = [
         read_point(land, given, name)
@@ -129,7 +130,10 @@ def plane_through(
         raise InputError("two of a, b, c are the same point: they span no plane")
     s = w.dot(u) / u.dot(u)
     v = w - s * u
-    if v.norm() < 1e-6 * w.norm():
+    # What the rounding of the three points alone could put between c and the line.
+    sizes = torch.stack([c.point.double().norm() for c in corners])
+    rounding = 2 * torch.finfo(land.dtype).eps * sizes.dot(_spread(s))
+    if v.norm() < max(1e-6 * w.norm(), rounding):
         raise InputError(
             f"a, b, c are collinear: c lies at {float(s):.6g} on the line from a to b"
         )
@@ -149,6 +153,11 @@ def plane_through(
         anchors=dict(zip("abc", anchors, strict=True)),
         buffers=common_buffers(*corners),
     )
+
+
+def _spread(s: Tensor) -> Tensor:
+    """Return how errors of a, b and c show in c - a - s (b - a)."""
+    return torch.stack([(1 - s).abs(), s.abs(), torch.ones_like(s)])
 
 
 def common_buffers(*corners: Checkpoint) -> tuple[dict[str, Tensor], ...] | None:
