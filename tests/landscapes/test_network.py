@@ -591,6 +591,11 @@ def test_three_forms_agree(digits):
             land.example_gradients(p), expected.example_gradients(p)
         )
     assert lands[2].metrics(p) == expected.metrics(p)
+    plain = Transformerlike()
+    plain.register_forward_hook(lambda module, args, output: dict(output))
+    torch.testing.assert_close(
+        NetworkLandscape(plain, "auto", batches).loss(p), expected.loss(p)
+    )
     attribute = lambda m, b: m(**b)["loss"]  # noqa: E731
     attribute.form = "model"
     assert NetworkLandscape(Transformerlike(), attribute, batches).loss(p).isfinite()

@@ -22,7 +22,7 @@ class Objective:
         model: The model.
         loss: Called as `form` says.
         form: "output": loss(output, target); "model": loss(model, batch); "auto":
-            model(**batch).loss.
+            model(**batch).loss, or its entry "loss".
         forward: (model, batch) -> output, for batches that are no (inputs, target).
         weight: batch -> what the batch counts; None: its rows, or what torch's
             cross-entropies average over.
@@ -42,7 +42,8 @@ class Objective:
             assert callable(self.loss)
             return self._checked(self.loss(self.model, data), data, size)
         result = self.model(**_mapping(data))
-        value = getattr(result, "loss", None)
+        named = isinstance(result, Mapping)
+        value = result.get("loss") if named else getattr(result, "loss", None)
         if value is None:
             raise LossError(
                 'loss="auto" takes `.loss` of model(**batch), but the result of '
