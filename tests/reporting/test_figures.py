@@ -149,6 +149,10 @@ def test_surfaces_beside_each_other_share_axes_colors_and_heights():
         assert (shape.cmin, shape.cmax) == pytest.approx((0, np.log10(400)))
         assert figure.layout.scene.zaxis.range == pytest.approx((0, np.log10(400)))
     assert surface_figure(first).layout.scene.xaxis.range is None
+    # The caption says what the common scale is.
+    assert "logarithmic" in surface_caption(first, beside=both)
+    assert "logarithmic" not in surface_caption(first)
+    assert "logarithmic" in surface_caption(first, scale="log")
     with pytest.raises(InputError, match="over 2 axes must have 2 axes too"):
         surface_figure(first, beside=[surface(np.ones(3))])
 
@@ -176,6 +180,9 @@ def test_points_of_a_path_far_from_the_plane_are_faded():
     figure = surface_figure(surface(bowl()), trajectory=path, residuals=residuals)
     drawn = next(t for t in traces(figure, "scatter") if t.name == "path")
     assert list(drawn.marker.opacity) == [1.0, 1.0, 0.25]
+    # A path that leaves the surface stays in sight.
+    far = surface_figure(surface(bowl()), trajectory=3 * path - 1).layout
+    assert list(far.xaxis.range) == [-1.25, 2.0]
     assert "90%" in surface_caption(surface(bowl()), residuals=residuals)
 
 

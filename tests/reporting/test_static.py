@@ -91,6 +91,12 @@ def test_the_state_of_matplotlib_is_left_alone(tmp_path):
     assert dict(matplotlib.rcParams) == before
 
 
+def test_a_table_of_other_values_is_not_taken_for_eigenvalues(tmp_path):
+    table = xr.Dataset({"value": ("kind", [1.0, 2.0])}, {"kind": ["zeroth", "first"]})
+    with pytest.raises(InputError, match="no surface, line.*variables are: value"):
+        save_figure(table, tmp_path / "a.png")
+
+
 def test_bad_arguments_are_named(tmp_path):
     with pytest.raises(InputError, match=r"must end in .png, .svg, .pdf, got 'a.jpg'"):
         save_figure(DATASETS["surface"], tmp_path / "a.jpg")

@@ -15,7 +15,7 @@ from thalweg.reporting._numbers import format_number
 from thalweg.reporting._samples import read_samples
 from thalweg.reporting._scales import ScaleName, scale_of
 from thalweg.reporting.figures.theme import COLORS
-from thalweg.reporting.static import FADED_FROM, draw_flat, new_figure
+from thalweg.reporting.static import FADED_FROM, draw_flat, new_figure, reach
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -89,7 +89,7 @@ def animate(
         )
     figure = new_figure()
     axes = draw_flat(figure, samples, scale_of(samples.values, scale, clip))
-    _widen(axes, points)
+    reach(axes, points)
     opacity = np.ones(len(points))
     if residuals is not None:
         opacity[np.asarray(residuals) > FADED_FROM] = 0.3
@@ -134,18 +134,6 @@ def _titles(
             for title, residual in zip(titles, columns["residuals"], strict=True)
         ]
     return titles
-
-
-def _widen(axes: "Axes", points: np.ndarray) -> None:
-    """Let the picture reach as far as the path does."""
-    finite = points[np.isfinite(points).all(axis=1)]
-    if len(finite):
-        margin = 0.03 * np.ptp(finite, axis=0)
-        low, high = finite.min(axis=0) - margin, finite.max(axis=0) + margin
-        left, right = axes.get_xlim()
-        bottom, top = axes.get_ylim()
-        axes.set_xlim(min(left, low[0]), max(right, high[0]))
-        axes.set_ylim(min(bottom, low[1]), max(top, high[1]))
 
 
 def _frames(

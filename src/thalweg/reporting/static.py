@@ -39,6 +39,7 @@ __all__ = [
     "PictureKind",
     "draw_flat",
     "new_figure",
+    "reach",
     "save_figure",
 ]
 
@@ -145,7 +146,7 @@ def _kind(dataset: "xr.Dataset") -> PictureKind:
         return "line"
     if {"birth", "death"} <= set(dataset.variables):
         return "persistence"
-    if "value" in dataset.variables:
+    if "value" in dataset.variables and dataset["value"].dims == ("pair",):
         return "eigenvalues"
     there = ", ".join(map(str, dataset.variables)) or "none"
     raise InputError(
@@ -219,11 +220,12 @@ def draw_flat(
     positions, texts = ticks(how)
     bar.set_ticks(positions, labels=texts)
     _mark_flat(axes, samples, how)
-    if trajectory is not None and len(trajectory):
-        _trajectory(axes, trajectory, residuals)
     for ends, limit in ((x, axes.set_xlim), (y, axes.set_ylim)):
         edges = ends if contours and drawable else cell_edges(ends)
         limit(edges.min(), edges.max())
+    if trajectory is not None and len(trajectory):
+        _trajectory(axes, trajectory, residuals)
+        reach(axes, trajectory)
     for name, point in _points(samples).items():
         _name_point(axes, name, point)
     axes.set_xlabel(samples.labels[0])
@@ -288,6 +290,18 @@ def _points(samples: Samples) -> Mapping[str, tuple[float, float]]:
     inside = all(axis.min() <= 0 <= axis.max() for axis in samples.axes)
     anchors = {name: (point[0], point[1]) for name, point in samples.anchors.items()}
     return {**({"center": (0.0, 0.0)} if inside else {}), **anchors}
+
+
+def reach(axes: "Axes", points: np.ndarray) -> None:
+    """Let the picture reach as far as the path does."""
+    finite = points[np.isfinite(points).all(axis=1)]
+    if len(finite):
+        margin = 0.03 * np.ptp(finite, axis=0)
+        low, high = finite.min(axis=0) - margin, finite.max(axis=0) + margin
+        left, right = axes.get_xlim()
+        bottom, top = axes.get_ylim()
+        axes.set_xlim(min(left, low[0]), max(right, high[0]))
+        axes.set_ylim(min(bottom, low[1]), max(top, high[1]))
 
 
 def _name_point(axes: "Axes", name: str, point: tuple[float, float]) -> None:

@@ -283,14 +283,11 @@ def _spectra(surveys: Sequence[Surveyed]) -> list[Part]:
 def _surfaces(surveys: Sequence[Surveyed], step: str) -> list[Part]:
     found = {one.name: one.datasets[step] for one in surveys if step in one.datasets}
     datasets = list(found.values())
-    figures = [
-        Figure(
-            surface_figure(dataset, beside=datasets),
-            f"**{name}**. {surface_caption(dataset)}",
-            alt=f"{name}: {surface_caption(dataset)}",
-        )
-        for name, dataset in found.items()
-    ]
+    figures = []
+    for name, dataset in found.items():
+        caption = surface_caption(dataset, beside=datasets)
+        picture = surface_figure(dataset, beside=datasets)
+        figures.append(Figure(picture, f"**{name}**. {caption}", f"{name}: {caption}"))
     text = f"The same axes and one scale of colors and heights for all. {WHERE[step]}"
     return [Text(text), Gallery(figures), *_missing(surveys, step)]
 

@@ -79,41 +79,59 @@ def surface_figure(
         return figure.add_traces(_on_the_line(samples))
     if k > 3:
         raise InputError(f"a surface is drawn over 1 to 3 axes, the dataset has {k}")
-    others = [read_samples(other, samples.name) for other in beside]
-    if any(len(other.axes) != k for other in others):
-        raise InputError(f"surfaces beside one over {k} axes must have {k} axes too")
-    values = [samples.values, *(other.values for other in others)]
-    how = scale_of(np.concatenate([v.ravel() for v in values]), scale, clip)
+    others = _read_beside(samples, beside)
+    how = _common_scale([samples, *others], scale, clip)
     if k == 3:
         return _slices(samples, how)
     points = {**_center(samples), **samples.anchors, **(anchors or {})}
     figure = _plane(samples, how, trajectory, residuals, points)
+    if trajectory is not None:
+        _reach(figure, trajectory)
     return _in_common_window(figure, [samples, *others], how) if others else figure
+
+
+def _read_beside(samples: Samples, beside: "Sequence[xr.Dataset]") -> list[Samples]:
+    k = len(samples.axes)
+    others = [read_samples(other, samples.name) for other in beside]
+    if any(len(other.axes) != k for other in others):
+        raise InputError(f"surfaces beside one over {k} axes must have {k} axes too")
+    return others
+
+
+def _common_scale(
+    all_samples: Sequence[Samples], scale: ScaleName, clip: float | None
+) -> Scale:
+    values = [samples.values.ravel() for samples in all_samples]
+    return scale_of(np.concatenate(values), scale, clip)
 
 
 def surface_caption(
     dataset: "xr.Dataset",
     variable: str | None = None,
     *,
+    scale: ScaleName = "auto",
     clip: float | None = None,
     residuals: Float[np.ndarray, " steps"] | None = None,
+    beside: "Sequence[xr.Dataset]" = (),
 ) -> str:
     """State what a picture of the surface leaves out: missing and clipped values.
 
     It also says what a slice cannot show, and how far a trajectory is from the plane.
+    Arguments are those of the picture, `surface_figure`.
     """
     samples = read_samples(dataset, variable)
-    how = scale_of(samples.values, clip=clip)
+    how = _common_scale([samples, *_read_beside(samples, beside)], scale, clip)
+    clipped = int(how.above(samples.values).sum())
     grid = " × ".join(str(len(axis)) for axis in samples.axes)
     words = [f"{samples.name.capitalize()} at {grid} points."]
     if samples.refined is not None:
         words = _spent(samples.name, samples.refined, grid)
-    if how.log:
+    if how.log and len(samples.axes) > 1:
         words.append("Heights and colors are logarithmic.")
     for name, mask in samples.missing().items():
         words.append(f"{name} at {int(mask.sum())} of them: left empty and marked.")
-    if how.clipped:
-        words.append(f"{how.clipped} values above {how.high:.4g} are drawn at it.")
+    if clipped:
+        words.append(f"{clipped} values above {how.high:.4g} are drawn at it.")
     if residuals is not None and len(residuals):
         words.append(
             f"The path's points are up to {float(np.max(residuals)):.0%} of their "
@@ -228,6 +246,13 @@ def _flat_axis(samples: Samples, index: int) -> dict[str, object]:
         "range": [edges[0], edges[-1]],
         "constrain": "domain",
     }
+
+
+def _reach(figure: "go.Figure", trajectory: np.ndarray) -> None:
+    """Let the flat views reach as far as the path does."""
+    for j, axis in enumerate((figure.layout.xaxis, figure.layout.yaxis)):
+        ends = trajectory[np.isfinite(trajectory[:, j]), j]
+        axis.range = [min([*axis.range, *ends]), max([*axis.range, *ends])]
 
 
 def _in_common_window(
