@@ -46,7 +46,13 @@ def test_resuming_gives_the_same_numbers(quick):
     assert again.records() == study.records()
 
 
-@pytest.mark.parametrize("option", ["L", "B"])
-def test_bad_options(option):
-    with pytest.raises(InputError, match=f"{option} must be .*at least 1, got 0"):
-        run_study("deep-linear", size="quick", options={option: 0})
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"L": 1}, "L must be at least 2, got 1: a single layer"),
+        ({"B": 0}, "B must be an integer of at least 1, got 0"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(InputError, match=message):
+        run_study("deep-linear", size="quick", options=options)

@@ -34,9 +34,14 @@ def run(
         store: Keeps the simulations.
         L: Depth of the network whose learning is shown.
         B: Its batch size.
+
+    Raises:
+        InputError: L < 2 or B < 1.
     """
-    if L < 1:
-        raise InputError(f"L must be at least 1, got {L}")
+    if L < 2:
+        raise InputError(
+            f"L must be at least 2, got {L}: a single layer learns all modes at once"
+        )
     scale = SCALES[size]
     learned = learning.measure(L, B, scale, seeds, store)
     kicks = noise.measure(scale, seeds, store)
