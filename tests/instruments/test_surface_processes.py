@@ -124,6 +124,28 @@ def test_a_killed_surface_resumes_to_the_same_bits(job, executor, tmp_path):
     assert np.ptp(whole["loss"].values) > 0.1
 
 
+def test_a_killed_adaptive_surface_resumes_to_the_same_bits(job, tmp_path):
+    script, out, store = tmp_path / "adaptive.py", tmp_path / "out.nc", tmp_path / "s"
+    script.write_text(
+        job[0].read_text().replace("axes, **", "axes, refine=ti.Refine(260), **")
+    )
+    run(script, tmp_path / "whole.nc", "none", "local", 0)
+    whole = load_dataset(tmp_path / "whole.nc")
+    process = start(script, out, store, "local", 0.005)
+    until = time.monotonic() + 90
+    while not list(store.glob("items/round-0005-*.npz")):
+        assert time.monotonic() < until and process.poll() is None
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not out.exists()
+    run(script, out, store, "process:2", 0)
+    resumed = load_dataset(out)
+    same(resumed, whole)
+    assert 132 < whole.sizes["point"] <= 260
+    assert 0 < json.loads(resumed.attrs["cost"])["points"] <= 260 - 132
+
+
 def test_a_model_and_loss_of_a_script_run_in_worker_processes(job, tmp_path):
     script, whole = job
     run(script, tmp_path / "out.nc", "none", "process:2", 0)
