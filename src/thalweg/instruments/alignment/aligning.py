@@ -37,8 +37,8 @@ class Alignment:
         objective: sum <W_a, P W_b> over the weights.
         identity: The same without permutations.
         objectives: The same for each start, the identity's first.
-        sweeps: Rounds over all permutations, of the best start.
-        converged: Whether its last round gained nothing.
+        sweeps: Rounds over the permutations, of the best start.
+        converged: Whether no permutation gains any more, given the others.
         distances: |θ_a - θ_b| over all parameters, before and after.
         error: max |f(P b) - f(b)| / max |f(b)| on the batch checked; None without.
         note: What else there is to know.
@@ -94,8 +94,8 @@ def align(
         method: "weights" or "activations".
         spec: Permutations written by hand, where they cannot be inferred.
         restarts: Random starts besides the identity; by weights only.
-        sweeps: Limit of rounds over all permutations of each start.
-        tol: Gain of a round, relative to the objective, that counts as none.
+        sweeps: Limit of rounds over the permutations, of each start.
+        tol: Gain of a step, relative to the objective, that counts as none.
         check: Whether to make sure, on a batch, that the function is the same.
         seed: Seed of orders, starts and drawn inputs.
 

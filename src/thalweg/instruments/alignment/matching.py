@@ -52,15 +52,7 @@ class WeightMatching:
         self.spec = spec
         self.a = {name: tensor.detach().double().cpu() for name, tensor in a.items()}
         self.b = {name: tensor.detach().double().cpu() for name, tensor in b.items()}
-        self.steps = steps_of(spec)
-        self.tensors = {
-            ids: [
-                name
-                for name in self.a
-                if any(s.id in ids for axis in spec.axes[name] for s in axis)
-            ]
-            for ids, _ in self.steps
-        }
+        self.steps = [_Step(spec, self.a, *step) for step in steps_of(spec)]
 
     def objective(
         self, permutations: Permutations, names: Sequence[str] | None = None
@@ -85,25 +77,31 @@ class WeightMatching:
     ) -> Match:
         """Improve one permutation after the other, in random order, until none gains.
 
+        A permutation is looked at again where one that shares a tensor has changed.
+
         Args:
             start: Where to begin.
-            sweeps: Limit of rounds over all permutations.
-            tol: Gain of a round, relative to the objective, that counts as none.
+            sweeps: Limit of rounds over the permutations.
+            tol: Gain of a step, relative to the objective, that counts as none.
             seed: Seed of the orders.
             key: Number of the run.
             only: Permutations to improve; all by default.
         """
         current, rng = dict(start), numpy_generator(seed, "matching", key)
-        steps = [s for s in self.steps if only is None or set(s[0]) <= set(only)]
-        before = self.objective(current)
-        for sweep in range(1, sweeps + 1):
-            for i in rng.permutation(len(steps)):
-                self._improve(current, *steps[i])
-            after = self.objective(current)
-            if after - before <= tol * abs(after):
-                return Match(current, after, sweep, True)
-            before = after
-        return Match(current, before, sweeps, not steps)
+        objective, sweep = self.objective(current), 0
+        wanted = [s for s in self.steps if only is None or set(s.ids) <= set(only)]
+        stale = set(range(len(wanted)))  # steps whose scores may have changed
+        while stale and sweep < sweeps:
+            sweep += 1
+            for i in rng.permutation(sorted(stale)):
+                step = wanted[i]
+                stale.discard(int(i))
+                found, gain = self._best(current, step)
+                if gain > tol * abs(objective):
+                    current.update(found)
+                    objective += gain
+                    stale |= {j for j, s in enumerate(wanted) if step.moves(s)}
+        return Match(current, self.objective(current), sweep, not stale)
 
     def scores(self, id: str, permutations: Permutations) -> Scores:
         """Return <unit i of a, unit j of b>, all other permutations as they are."""
@@ -126,14 +124,46 @@ class WeightMatching:
                     offset += segment.size
         return total
 
-    def _improve(
-        self, current: Permutations, ids: tuple[str, ...], count: int | None
+    def _best(self, current: Permutations, step: "_Step") -> tuple[Permutations, float]:
+        """Return the best permutations of a step, and what they gain."""
+        scores = {id: self.scores(id, current) for id in step.ids}
+        found = assign(scores, step.heads)
+        if step.linear:
+            gain = sum(
+                _total(score, found[id]) - _total(score, current[id])
+                for id, score in scores.items()
+            )
+            return found, gain
+        before = self.objective(current, step.tensors)
+        return found, self.objective(current | found, step.tensors) - before
+
+
+def _total(score: Scores, permutation: Permutation) -> float:
+    return float(score.gather(1, permutation[:, None]).sum())
+
+
+class _Step:
+    """Permutations that are chosen at once, and the tensors on which they act."""
+
+    def __init__(
+        self,
+        spec: PermutationSpec,
+        tensors: Mapping[str, Tensor],
+        ids: tuple[str, ...],
+        heads: int | None,
     ) -> None:
-        scores = {id: self.scores(id, current) for id in ids}
-        found = current | assign(scores, count)
-        names = self.tensors[ids]
-        if self.objective(found, names) > self.objective(current, names):
-            current.update(found)
+        def count(name: str) -> int:
+            return sum(any(s.id in ids for s in axis) for axis in spec.axes[name])
+
+        self.ids, self.heads = ids, heads
+        self.tensors = [name for name in tensors if count(name)]
+        self.linear = all(count(name) == 1 for name in self.tensors)
+
+    def moves(self, other: "_Step") -> bool:
+        """Say whether the other's scores depend on this one's permutations."""
+        if other is self:
+            return not self.linear
+        return not set(self.tensors).isdisjoint(other.tensors)
 
 
 def steps_of(spec: PermutationSpec) -> list[tuple[tuple[str, ...], int | None]]:
