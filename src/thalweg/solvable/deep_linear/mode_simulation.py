@@ -119,8 +119,8 @@ def simulate_modes(
         seed: Seed of all noise.
         sigma: Standard deviation of the label noise.
         lam: Eigenvalue of Sigma on each mode.
-        scheme: "tamed" (drift b / (1 + dt |b|), safe at large steps), "euler",
-            "milstein" (strong order 1) or "sgd".
+        scheme: "tamed" (drift b / (1 + dt |b|): it cannot make a path explode, a kick
+            of noise still can), "euler", "milstein" (strong order 1) or "sgd".
         substeps: Steps of the scheme to one of SGD.
         ito_correction: False leaves the Ito term out of the drift of s.
         record_every: Steps between records; a hundredth of all by default.
