@@ -13,7 +13,12 @@ from torch.nn import functional as F
 from thalweg import NetworkLandscape
 from thalweg import instruments as ti
 from thalweg.data import digits
-from thalweg.errors import CheckpointError, InputError, NonFiniteLossError
+from thalweg.errors import (
+    CheckpointError,
+    InputError,
+    NonFiniteLossError,
+    StoreError,
+)
 from thalweg.landscapes import Landscape
 from thalweg.models import mlp
 from thalweg.reporting import line_figure
@@ -117,6 +122,43 @@ def test_a_path_is_a_function_of_its_seed():
     assert torch.equal(first.pivots, again.pivots)
     assert first.line.equals(again.line)
     assert not torch.equal(first.pivots, other.pivots)
+
+
+class Fragile(Ring):
+    """Is interrupted once, at the gradient of that number."""
+
+    def __init__(self, calls):
+        super().__init__()
+        self.calls = calls
+
+    def value_and_gradient(self, points):
+        self.calls -= 1
+        if self.calls == 0:
+            raise KeyboardInterrupt
+        return super().value_and_gradient(points)
+
+
+@pytest.mark.parametrize(("kind", "steps"), [("bezier", 220), ("neb", 110)])
+def test_an_interrupted_path_goes_on_to_the_same_bits(kind, steps, tmp_path):
+    options = {"kind": kind, "steps": steps, "jitter": 0.3, "rounds": 2, "seed": 2}
+    whole = ti.connect(Ring(), WEST, EAST, **options)
+    land = Fragile(calls=160)
+    with pytest.raises(KeyboardInterrupt):
+        ti.connect(land, WEST, EAST, **options, store=tmp_path / "path")
+    resumed = ti.connect(land, WEST, EAST, **options, store=tmp_path / "path")
+    assert torch.equal(whole.pivots, resumed.pivots)
+    assert whole.line.equals(resumed.line)
+    np.testing.assert_array_equal(whole.losses, resumed.losses)
+    again = ti.connect(land, WEST, EAST, **options, store=tmp_path / "path")
+    assert torch.equal(whole.pivots, again.pivots)
+    with pytest.raises(StoreError, match="jitter"):
+        options["jitter"] = 0.4
+        ti.connect(land, WEST, EAST, **options, store=tmp_path / "path")
+
+
+def test_progress_counts_steps(capsys):
+    ti.connect(Ring(), WEST, EAST, jitter=0.3, steps=30, progress="plain")
+    assert "30/30" in capsys.readouterr().err
 
 
 def test_another_optimizer():
@@ -300,7 +342,8 @@ def test_batches_of_rows(trained):
         models[0], F.cross_entropy, land.data, reduction="sum", weight_decay=0.1
     )
     with pytest.raises(InputError, match="do not add up"):
-        ti.connect(summed, a, b)
+        ti.connect(summed, a, b, batch_size=64)
+    assert ti.connect(summed, a, b, steps=2).max > 0  # takes all
 
 
 def normed(seed):

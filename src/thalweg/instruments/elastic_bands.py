@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -9,7 +10,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thalweg.errors import NonFiniteLossError
-from thalweg.instruments.minimizing import BatchSize, MakeOptimizer, cut, minimize
+from thalweg.instruments.minimizing import (
+    BatchSize,
+    Display,
+    MakeOptimizer,
+    cut,
+    minimize,
+)
 from thalweg.landscapes import (
     BetweenLandscape,
     Curve,
@@ -60,6 +67,8 @@ def relax(
     optimizer: MakeOptimizer | None,
     batch_size: BatchSize,
     seed: int,
+    store: Path | None = None,
+    progress: Display = None,
 ) -> Band:
     """Relax a polyline between its ends, with more pivots each round where they lack.
 
@@ -81,6 +90,8 @@ def relax(
         optimizer: Makes another.
         batch_size: Rows of a step.
         seed: Seed of the order of batches.
+        store: Directory in which each round is kept.
+        progress: See `as_progress`.
 
     Source: "Essentially No Barriers in Neural Network Energy Landscape", F. Draxler,
     K. Veschgini, M. Salmhofer, F. A. Hamprecht, 2018; for the climbing pivot "A
@@ -104,6 +115,8 @@ def relax(
             optimizer=optimizer,
             seed=derive(seed, "round", number),
             after_step=band.redistribute,
+            checkpoint=None if store is None else store / f"round-{number}.pt",
+            progress=progress,
         )
         losses.append(seen)
         gradients += steps * len(inner)

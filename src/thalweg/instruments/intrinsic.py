@@ -10,8 +10,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thalweg.errors import InputError, NonFiniteLossError
-from thalweg.execution import Item, Progress, ProgressName, Store, execute
-from thalweg.instruments.minimizing import BatchSize, MakeOptimizer
+from thalweg.execution import Item, Store, execute
+from thalweg.instruments.minimizing import (
+    BatchSize,
+    Display,
+    MakeOptimizer,
+    name_of,
+)
 from thalweg.instruments.random_bases import BasisKind, random_basis
 from thalweg.instruments.subspace_training import train_in_subspace
 from thalweg.landscapes import Landscape, NetworkLandscape
@@ -65,7 +70,7 @@ def intrinsic_dimension(
     seed: int = 0,
     store: str | Path | None = None,
     executor: Any = None,
-    progress: ProgressName | Progress | None = None,
+    progress: Display = None,
     threads: int = 1,
 ) -> IntrinsicDimension:
     """Find the least dimension d of random subspaces in which training succeeds.
@@ -200,7 +205,7 @@ class _Task:
             else random_basis(self.land.dim, d, self.kind, seed, dtype=self.at.dtype)
         )
         run = train_in_subspace(
-            self.land, basis, at=self.at, seed=seed, **self.settings
+            self.land, basis, at=self.at, seed=seed, progress="none", **self.settings
         )
         return run.point, run.loss
 
@@ -279,15 +284,15 @@ def _check(**counts: int) -> None:
 
 
 def _plan(task: _Task, metric: Metric, threads: int) -> dict[str, object]:
-    def name(thing: object) -> object:
-        return getattr(thing, "__qualname__", thing if thing is None else str(thing))
-
-    settings = task.settings | {"optimizer": name(task.settings["optimizer"])}
+    optimizer = task.settings["optimizer"]
+    settings = task.settings | {
+        "optimizer": None if optimizer is None else name_of(optimizer)
+    }
     return {
         "instrument": "intrinsic_dimension",
         "landscape": task.land.describe(),
         "at": fingerprint(task.at),
-        "metric": metric if isinstance(metric, str) else name(metric),
+        "metric": metric if isinstance(metric, str) else name_of(metric),
         "kind": task.kind,
         "seed": task.seed,
         "threads": threads,

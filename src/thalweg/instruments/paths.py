@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -10,14 +11,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thalweg.errors import InputError, NonFiniteLossError
+from thalweg.execution import Store
 from thalweg.instruments.barriers import Barrier, barrier
 from thalweg.instruments.elastic_bands import along, relax
 from thalweg.instruments.minimizing import (
     BatchSize,
+    Display,
     MakeOptimizer,
     cut,
     linear_model,
     minimize,
+    name_of,
 )
 from thalweg.instruments.planes import PointLike, common_buffers, read_ends
 from thalweg.landscapes import (
@@ -27,7 +31,7 @@ from thalweg.landscapes import (
     NetworkLandscape,
     norm,
 )
-from thalweg.provenance import Meter
+from thalweg.provenance import Meter, fingerprint, versions
 from thalweg.seeding import normal, uniform
 
 if TYPE_CHECKING:
@@ -98,6 +102,8 @@ def connect(
     points: int = 25,
     tol: float = 1e-4,
     seed: int = 0,
+    store: str | FilePath | None = None,
+    progress: Display = None,
     **settings: Any,
 ) -> Path:
     """Find a path of low loss from a to b.
@@ -144,12 +150,16 @@ def connect(
         points: Samples along the path, both ends included, before refinement.
         tol: Length of the last interval of t around the maximum.
         seed: Seed of everything random.
-        settings: As of `surface`: store, executor, progress, on_error, threads.
+        store: Directory in which the training and the evaluations are kept; an
+            interrupted search for the same path goes on there, to the same result.
+        progress: "auto", "plain", "none" or a display.
+        settings: As of `surface`: executor, on_error, threads.
 
     Raises:
         InputError: The kind is unknown, a number is out of range, an option belongs to
             another kind, or a and b are the same point.
         CheckpointError: a or b is not finite.
+        StoreError: The store holds something else.
         NonFiniteLossError: Training meets a loss that is NaN or infinite.
 
     Cost: the gradients, of a minibatch each, and the evaluations of `ti.barrier`.
@@ -170,6 +180,23 @@ def connect(
     span = _span(land, ends, common_buffers(first, second))
     start = _start(ends, bends, jitter, seed)
     rate = RATE * norm(ends[1] - ends[0]) / land.dim**0.5
+    plan = {
+        "instrument": "path",
+        "landscape": land.describe(),
+        "ends": fingerprint(ends, common_buffers(first, second)),
+        "kind": kind,
+        "bends": bends,
+        "steps": steps,
+        "optimizer": None if optimizer is None else name_of(optimizer),
+        "batch_size": batch_size,
+        "length_weighted": length_weighted,
+        "jitter": jitter,
+        "rounds": rounds,
+        "climb": climb,
+        "seed": seed,
+        "versions": versions(),
+    }
+    kept = None if store is None else Store.resume(store, plan).path
     with Meter() as meter:
         if kind == "neb":
             band = relax(
@@ -183,6 +210,8 @@ def connect(
                 optimizer=optimizer,
                 batch_size=batch_size,
                 seed=seed,
+                store=kept,
+                progress=progress,
             )
             curve, losses = band.curve, band.losses
             meter.add(gradients=band.gradients, points=band.evaluations)
@@ -196,6 +225,8 @@ def connect(
                 rate=rate,
                 optimizer=optimizer,
                 seed=seed,
+                checkpoint=None if kept is None else kept / "training.pt",
+                progress=progress,
             )
             curve = training.curve(inner)
             meter.add(gradients=steps)
@@ -205,6 +236,8 @@ def connect(
             ends.new_ones(1),
             points,
             tol=tol,
+            store=None if kept is None else kept / "line",
+            progress=progress,
             **settings,
         )
         meter.add(points=found.evaluations)

@@ -10,6 +10,7 @@ from torch import Tensor
 from thalweg.errors import InputError, NonFiniteLossError
 from thalweg.instruments.minimizing import (
     BatchSize,
+    Display,
     MakeOptimizer,
     cut,
     linear_model,
@@ -45,6 +46,7 @@ def train_in_subspace(
     optimizer: MakeOptimizer | None = None,
     batch_size: BatchSize = "auto",
     seed: int = 0,
+    progress: Display = None,
 ) -> SubspaceRun:
     """Train the coordinates z of θ = θ₀ + A z, beginning at z = 0.
 
@@ -63,6 +65,7 @@ def train_in_subspace(
         batch_size: Rows of a step; "auto" is 128 where the landscape has rows; None
             takes all.
         seed: Seed of the order of batches.
+        progress: "auto", "plain", "none" or a display.
 
     Raises:
         InputError: A number is out of range.
@@ -86,6 +89,7 @@ def train_in_subspace(
         rate=rate * (dim / max(k, 1)) ** 0.5,
         optimizer=optimizer,
         seed=seed,
+        progress=progress,
     )
     return SubspaceRun(_embedded(whole, z), z, float(whole.loss(z)), losses)
 
