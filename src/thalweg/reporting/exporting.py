@@ -52,8 +52,8 @@ def export(
     - `.vts`: a surface over two directions as a structured grid at (x0, x1, height), or
       a sample of three directions at (x0, x1, x2). ParaView opens it.
     - `.vtp`: scattered points at (x0, x1, height), of an adaptive surface those where
-      it was evaluated; with the dim `step` they are a path,
-      joined in order; a line over `t` or x0 stands upright at (x, 0, height).
+      it was evaluated; with the dim `step` they are a path, joined in order; a line
+      over `t` or x0 stands upright at (x, 0, height).
     - `.png`, `.svg`, `.pdf`: the figure of `save_figure`, which has more options.
 
     The height is the value, or its base-10 logarithm, as the figures have it; the
@@ -83,6 +83,8 @@ def export(
         return save_figure(dataset, target, variable=variable, scale=scale, clip=clip)
     if suffix not in (".nc", ".zarr", ".vts", ".vtp"):
         raise InputError(f"path must end in {_ACCEPTED}; got {target.name!r}")
+    if encoding not in get_args(Encoding):
+        raise InputError(f"encoding must be 'base64' or 'ascii', got {encoding!r}")
     target.parent.mkdir(parents=True, exist_ok=True)
     if suffix in (".nc", ".zarr"):
         save_dataset(dataset, target)
@@ -90,8 +92,6 @@ def export(
     if suffix == ".vtp" and "point_x0" in dataset.coords:
         dataset = _evaluated(dataset)
     writer = _structured if suffix == ".vts" else _unstructured(dataset)
-    if encoding not in get_args(Encoding):
-        raise InputError(f"encoding must be 'base64' or 'ascii', got {encoding!r}")
     content = writer(dataset, variable, scale, clip, encoding)
     with atomic_file(target) as file:
         file.write(content)
