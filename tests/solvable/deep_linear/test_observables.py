@@ -166,6 +166,9 @@ def test_no_plateau_is_an_answer():
     for rule in ("gradient", "rank"):
         points = land.gradient_flow(land.aligned(0.6), times)
         assert find_plateaus(land, times, points, rule=rule) == ()
+        one = DeepLinear(diagonal(*S), (3, 3))  # has no saddles
+        points = one.gradient_flow(one.aligned(1e-3), times)
+        assert find_plateaus(one, times, points, rule=rule) == ()
 
 
 def test_times_are_unknown_of_modes_that_start_negative_or_at_zero():
@@ -181,6 +184,17 @@ def test_times_are_unknown_of_modes_that_start_negative_or_at_zero():
                              enumerate(land.weights(land.aligned(0.01)))])  # fmt: skip
     (plateau,) = find_plateaus(land, times, negative.expand(20, -1), rule="rank")
     assert math.isnan(plateau.predicted_exit)
+
+
+def test_a_teacher_without_modes_is_unlearned():
+    land = DeepLinear(torch.zeros(2, 3, dtype=torch.float64), (3, 2, 2), sigma=0.1)
+    run = land.simulate_sgd(
+        land.gaussian_start(seed=0, std=0.5), 0.1, 4, n_steps=200, seed=0
+    )
+    assert run.loss[-1] < run.loss[0] / 10
+    seen = observe(land, run.points[:, 0])
+    assert seen.strengths.shape == seen.cosines.shape == (101, 0)
+    assert find_plateaus(land, 0.1 * run.steps, run.points[:, 0]) == ()
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ def strengths(
 ) -> Float[Tensor, "*batch blocks"]:
     """Return the mean diagonal of every block of the mode matrix; s_a of a lone one."""
     diagonal = C.diagonal(dim1=-2, dim2=-1)
+    if not modes.blocks:
+        return diagonal  # of no mode
     return torch.stack([diagonal[..., b].mean(-1) for b in modes.blocks], dim=-1)
 
 

@@ -52,6 +52,8 @@ class Modes:
     def blocks(self) -> tuple[slice, ...]:
         """Runs of equal strengths; one a mode where none is repeated."""
         S = self.S
+        if not len(S):
+            return ()
         ends = [
             i for i in range(1, len(S)) if float(S[i - 1] - S[i]) >= 1e-9 * S[i - 1]
         ]

@@ -125,4 +125,4 @@ def _cosines(U: Tensor, modes: Modes) -> Tensor:
         torch.linalg.matrix_norm(overlaps[..., b, b]) / (b.stop - b.start) ** 0.5
         for b in blocks
     ]
-    return torch.stack(values, dim=-1)
+    return torch.stack(values, dim=-1) if values else U.new_empty(*U.shape[:-2], 0)

@@ -72,9 +72,9 @@ def find_plateaus(
     By "gradient": maximal intervals in which the gradient's norm is below a quantile of
     all, or near a local minimum of its logarithm, down to half the minimum's prominence
     (both ends of the run count as walls); those with no change of rank between them are
-    one. By "rank": intervals of constant rank. A run
-    that has learned all it can is at no saddle and gives none; an empty result is an
-    answer. The gradient of SGD is that of the loss, not of its batches.
+    one. By "rank": intervals of constant rank. A run that has learned all it can is at
+    no saddle and gives none; an empty result is an answer, and that of a single layer,
+    which has no saddles. Along SGD the gradient is still that of the loss.
 
     Args:
         land: A deep linear network.
@@ -102,6 +102,8 @@ def find_plateaus(
     if not duration >= 0:
         raise InputError(f"shortest must be non-negative, got {shortest}")
     level = rank_level(land, threshold)
+    if land.depth == 1:
+        return ()
     values = torch.linalg.svdvals(land.product(points).double())
     ranks = (values > level).sum(-1).numpy()
     losses, gradients = land.value_and_gradient(points.double())
