@@ -14,9 +14,10 @@ from typing import Any
 
 from thalweg.errors import ExecutionError, InputError, MissingExtraError
 from thalweg.execution.pool import Worker, WorkerDied, WorkerPool
-from thalweg.execution.ray_address import find_cluster
+from thalweg.execution.ray_address import check_address
 
 PATIENCE = 30.0
+AUTH_MODE = "RAY_AUTH_MODE"
 _log = logging.getLogger(__name__)
 
 
@@ -34,7 +35,7 @@ class RayExecutor(WorkerPool):
     Args:
         workers: Number of actors; by default as many as the cluster has room for.
         address: None starts a cluster on this machine (or uses the open session);
-            "auto" joins the one that runs; or "host:port", "ray://host:port".
+            "auto" joins the one that runs, "host:port" another.
         cpus: CPUs that an actor reserves. Give the plan's number of threads.
         gpus: GPUs that an actor reserves: 0.5 puts two on each, above 1 it is whole.
         runtime_env: As of `ray.init`, for a cluster whose machines need the packages
@@ -186,8 +187,10 @@ class _Session:
         self._ray, self.opened = ray, False
         self._runtime_env = dict(runtime_env or {})
         self._owned = not ray.is_initialized()
+        self._address = address
         if self._owned:
-            self._address = None if address is None else find_cluster(address)
+            if address is not None:
+                check_address(address)
             return
         here = ray.get_runtime_context().gcs_address
         if address not in (None, "auto", here):
@@ -203,8 +206,8 @@ class _Session:
 
     def open(self, cpus: int | None) -> None:
         """Join the cluster, or start one of so many CPUs."""
-        self.opened = True
         if not self._owned:
+            self.opened = True
             return
         self._handler = signal.getsignal(signal.SIGTERM)
         options: dict[str, Any] = {"address": self._address}
@@ -212,22 +215,32 @@ class _Session:
             options = {"address": "local", "num_cpus": cpus, "include_dashboard": False}
         if self._runtime_env:
             options["runtime_env"] = self._runtime_env
-        with _importable():
-            self._ray.init(
-                **options,
-                log_to_driver=False,
-                configure_logging=False,
-                logging_level="ERROR",
-            )
+        options |= {"log_to_driver": False, "configure_logging": False}
+        before = dict(os.environ)
+        try:
+            with _importable():
+                self._ray.init(**options, logging_level="ERROR")
+        except Exception as error:
+            where = "start" if self._address is None else f"join {self._address!r}"
+            raise ExecutionError(
+                f"Ray could not {where}: {type(error).__name__}: {error}. A cluster "
+                f"that asks for a token needs {AUTH_MODE}=token in the environment, "
+                "and its token on this machine"
+            ) from error
+        self.opened = True
+        self._changed = _changed(before)  # by Ray, until `close`
 
     def close(self) -> None:
         """Leave or end what was joined or started here."""
         if not (self.opened and self._owned):
             return
         self.opened = False
+        before = dict(os.environ)
         self._ray.shutdown()
+        for name, value in (_changed(before) | self._changed).items():
+            _set(name, value)
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._handler)  # Ray has set its own
+            signal.signal(signal.SIGTERM, self._handler)
 
 
 @contextmanager
@@ -245,10 +258,20 @@ def _importable() -> Iterator[None]:
         yield
     finally:
         for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+            _set(name, value)
+
+
+def _changed(before: Mapping[str, str]) -> dict[str, str | None]:
+    """Return the earlier values of what has changed in the environment."""
+    names = before.keys() | os.environ.keys()
+    return {n: before.get(n) for n in names if before.get(n) != os.environ.get(n)}
+
+
+def _set(name: str, value: str | None) -> None:
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = value
 
 
 def _room_of(node: Mapping[str, float], cpus: float, gpus: float) -> int:

@@ -17,15 +17,15 @@ _HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes.fromhex(
 _SETTINGS = 4
 
 
-def find_cluster(address: str) -> str:
-    """Return the address of a cluster that answers.
+def check_address(address: str) -> None:
+    """Raise unless a Ray cluster answers.
 
     Args:
         address: "auto" (the environment's RAY_ADDRESS, else the cluster running on
-            this machine), "host:port", or "ray://host:port" of a Ray client server.
+            this machine) or "host:port".
 
     Raises:
-        InputError: The address is none of these.
+        InputError: The address is neither.
         ExecutionError: Nothing answers there within seconds, or it is no Ray cluster.
     """
     found = _running() if address == "auto" else address
@@ -44,7 +44,6 @@ def find_cluster(address: str) -> str:
             f"what listens at address={whence} is no Ray cluster: give the address "
             "that `ray start --head` printed (port 6379 unless chosen)"
         )
-    return found
 
 
 def _running() -> str:
@@ -62,17 +61,13 @@ def _running() -> str:
 
 
 def _parts(address: str) -> tuple[str, int]:
-    scheme, _, rest = address.rpartition("://")
-    if scheme in ("", "ray"):
-        try:
-            parts = urlsplit(f"//{rest}")
-            if parts.hostname and parts.port:
-                return parts.hostname, parts.port
-        except ValueError:  # a port that is no number
-            pass
-    raise InputError(
-        f"address must be 'auto', 'host:port' or 'ray://host:port', got {address!r}"
-    )
+    try:
+        parts = urlsplit(f"//{address}")
+        if parts.hostname and parts.port and "/" not in address:
+            return parts.hostname, parts.port
+    except ValueError:  # a port that is no number
+        pass
+    raise InputError(f"address must be 'auto' or 'host:port', got {address!r}")
 
 
 def _speaks_grpc(connection: socket.socket) -> bool:
