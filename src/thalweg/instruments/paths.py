@@ -168,6 +168,14 @@ def connect(
     T. Garipov, P. Izmailov, D. Podoprikhin, D. Vetrov, A. G. Wilson, 2018;
     "Essentially No Barriers in Neural Network Energy Landscape", F. Draxler,
     K. Veschgini, M. Salmhofer, F. A. Hamprecht, 2018.
+
+    Examples:
+        >>> from thalweg.landscapes import Quadratic
+        >>> bowl = Quadratic(torch.eye(2).double())
+        >>> a, b = torch.tensor([[-1.0, 0.0], [0.0, 1.0]]).double()
+        >>> path = connect(bowl, a, b, steps=20)
+        >>> path.max, path.curve(1.0).tolist()
+        (0.5, [0.0, 1.0])
     """
     if bends is None:
         bends = 5 if kind == "neb" else 1

@@ -91,7 +91,7 @@ def pca_directions(
         kind="pca",
         normalize="unit",
         labels=tuple(
-            f"PC{j + 1} ({100 * float(share):.1f} % of the variance)"
+            f"PC{j + 1} ({100 * float(share):.1f} % variance)"
             for j, share in enumerate(shares)
         ),
         values=shares,

@@ -74,6 +74,14 @@ def train_in_subspace(
 
     Source: "Measuring the Intrinsic Dimension of Objective Landscapes", C. Li,
     H. Farkhoor, R. Liu, J. Yosinski, 2018.
+
+    Examples:
+        >>> from thalweg.landscapes import Quadratic
+        >>> bowl = Quadratic(torch.eye(3).double(), torch.ones(3).double())
+        >>> first = torch.eye(3).double()[:, :1]  # the first coordinate alone
+        >>> run = train_in_subspace(bowl.at(torch.zeros(3).double()), first)
+        >>> round(run.loss, 6)  # the other two remain
+        1.0
     """
     if steps < 1:
         raise InputError(f"steps must be at least 1, got {steps}")
