@@ -106,6 +106,9 @@ def test_floor_of_the_circle_lies_between_a_network_and_a_certificate():
     floor = rt.loss_floor(x, y, 1)
     assert floor.certified and floor.exact and floor.gap < 1e-12
     assert floor.value == pytest.approx(high, rel=1e-12)
+    # On the circle convexity alone gives the same floor, by another program.
+    convexity = rt.loss_floor(x, y, 1, method="convexity")
+    assert convexity.value == pytest.approx(high, rel=1e-9) and convexity.gap < 1e-10
     assert rt.loss_floor(x, -y, -1).value == pytest.approx(floor.value, rel=1e-12)
 
 
@@ -211,6 +214,82 @@ def test_sign_bound_of_the_logistic_loss():
     assert free.value == 0.0
 
 
+def test_logistic_convexity_against_descent_and_the_sign_bound():
+    # Labels of a ring: no convex f is positive inside and negative outside.
+    x = np.array([[0.0], [1.0], [-1.0], [0.5], [-0.5], [0.2]])
+    y = np.array([1.0, -1.0, -1.0, -1.0, 1.0, 1.0])
+    options = {"loss": "logistic", "method": "convexity", "output_bias": True}
+    floor = rt.loss_floor(x, y, 1, **options)
+    assert floor.certified and floor.gap < 1e-9
+    # The best convex function of 6 points on a line, by its values and slopes.
+    from scipy.optimize import minimize
+
+    order = np.argsort(x[:, 0])
+    t, labels = x[order, 0], y[order]
+
+    def bends(z):
+        return np.diff(np.diff(z) / np.diff(t))
+
+    found = minimize(
+        lambda z: np.mean(np.logaddexp(0, -labels * z)),
+        np.zeros(6),
+        constraints={"type": "ineq", "fun": bends},
+        options={"maxiter": 1000, "ftol": 1e-14},
+    )
+    assert floor.value == pytest.approx(found.fun, abs=1e-6)
+    assert floor.value > 0.1
+    sign = rt.loss_floor(x, y, 1, loss="logistic", method="sign").value
+    both = rt.loss_floor(x, y, 1, bias=True, loss="logistic", method="convexity").value
+    assert both >= sign
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_sign_bound_of_a_loss_of_ones_own(sign):
+    x, y = np.ones((4, 1)), np.array([1.5, -1.0, 1.0, -1.0])
+    options = {"method": "sign"}
+
+    def squares(z, t):
+        return (z - t) ** 2 / 2
+
+    expected = rt.loss_floor(x, y, sign, **options).value
+    found = rt.loss_floor(x, y, sign, loss=squares, **options).value
+    assert found == pytest.approx(expected, rel=1e-12)
+    labels = np.sign(y)
+    expected = rt.loss_floor(x, labels, sign, loss="logistic", **options).value
+    found = rt.loss_floor(
+        x, labels, sign, loss=lambda z, t: torch.nn.functional.softplus(-t * z),
+        **options,
+    ).value  # fmt: skip
+    assert found == pytest.approx(expected, rel=1e-12)
+    # Huber's and the hinge, where the minimum is flat or a kink; a brute-force grid.
+    grid = sign * np.linspace(0, 20, 200_001)
+    for loss in (
+        lambda z, t: torch.nn.functional.huber_loss(z, 3 * t, reduction="none"),
+        lambda z, t: (1 - t * z).relu(),
+        lambda z, t: (z - t).abs() + 0.25 * (z + 1) ** 2,
+    ):
+        points = torch.from_numpy(grid)
+        values = torch.stack([loss(points, torch.full_like(points, t)) for t in y])
+        found = rt.loss_floor(x, y, sign, loss=loss, **options).value
+        assert found == pytest.approx(values.min(1).values.mean().item(), abs=1e-8)
+        assert found <= values.min(1).values.mean().item() + 1e-12
+    free = rt.loss_floor(x, y, sign, loss=squares, output_bias=True, **options)
+    assert free.value == 0.0
+
+
+def test_losses_of_ones_own_are_checked():
+    x, y = np.ones((2, 1)), np.array([1.0, -1.0])
+    for loss, match in (
+        (lambda z, t: z.sum(), "loss must return one value an example"),
+        (lambda z, t: z - 1, "not negative at the output 0"),
+        (lambda z, t: 2 + torch.cos(3 * z + 1), "loss must be convex"),
+    ):
+        with pytest.raises(InputError, match=match):
+            rt.loss_floor(x, y, 1, loss=loss, method="sign")
+    with pytest.raises(InputError, match='a loss of your own needs method="sign"'):
+        rt.loss_floor(x, y, 1, loss=lambda z, t: z**2, method="convexity")
+
+
 def test_mixed_signs_have_the_trivial_bound():
     x, y = circle(8)
     mixed = rt.components(0.1 * np.eye(2), np.array([[1.0, -1.0]]))
@@ -246,7 +325,7 @@ def test_errors_of_floors_and_counts():
         rt.loss_floor(x, y, 3)
     with pytest.raises(InputError, match="x and y must be finite"):
         rt.loss_floor(x, y * np.nan, 1)
-    with pytest.raises(InputError, match='"logistic" needs method="sign"'):
+    with pytest.raises(InputError, match='"logistic" needs method="sign" or'):
         rt.loss_floor(x, y, 1, loss="logistic")
     with pytest.raises(InputError, match="labels of -1 and"):
         rt.loss_floor(x, y, 1, loss="logistic", method="sign")

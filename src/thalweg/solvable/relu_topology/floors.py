@@ -6,11 +6,13 @@ from math import comb
 from typing import Literal
 
 import numpy as np
+import torch
 
 from thalweg.errors import InputError, StructureError
 from thalweg.seeding import numpy_generator
 from thalweg.solvable.relu_topology.conservation import Array
-from thalweg.solvable.relu_topology.convex_fit import convex_fit
+from thalweg.solvable.relu_topology.convex_fit import Logistic, Squares, convex_fit
+from thalweg.solvable.relu_topology.convex_losses import ConvexLoss, least_losses
 from thalweg.solvable.relu_topology.labels import Components
 
 Loss = Literal["mse", "logistic"]
@@ -49,7 +51,7 @@ def loss_floor(
     *,
     bias: bool = False,
     output_bias: bool = False,
-    loss: Loss = "mse",
+    loss: Loss | ConvexLoss = "mse",
     activation: ActivationName = "relu",
     method: Method = "nnls",
     max_points: int = 200,
@@ -75,8 +77,9 @@ def loss_floor(
         component: `components(...)`, or +1 or -1 where all signs agree.
         bias: Whether hidden neurons have a bias.
         output_bias: Whether the output has a free one; only convexity is left then.
-        loss: "mse" is ½ mean (f - y)²; "logistic" mean log(1 + exp(-y f)) with the
-            sign bound alone.
+        loss: "mse" is ½ mean (f - y)²; "logistic" mean log(1 + exp(-y f)), without
+            "nnls"; or a function of outputs and targets (n,) to losses (n,), convex in
+            the outputs and not negative, with the sign bound alone.
         activation: "relu", "leaky_relu" (only convexity is left) or "abs".
         method: The bound.
         max_points: Examples in the quadratic program; of more a random subset is taken
@@ -102,19 +105,43 @@ def loss_floor(
             1.0,
             "neurons of both signs, or free ones: no bound but 0; ask `reachable`",
         )
-    targets = sign * targets
     bounded = not output_bias and activation != "leaky_relu"
+    if not isinstance(loss, str):
+        return _general_sign_floor(targets, loss, bounded, sign)
+    targets = sign * targets
     if method == "sign":
         return _sign_floor(targets, loss, bounded)
     if method == "convexity":
-        return _convexity_floor(inputs, targets, bounded, output_bias, max_points, seed)
+        return _convexity_floor(
+            inputs, targets, loss, bounded, output_bias, max_points, seed
+        )
     return _nnls_floor(inputs, targets, output_bias, seed)
+
+
+_NO_BOUND = Floor(
+    0.0,
+    "sign",
+    True,
+    False,
+    0.0,
+    1.0,
+    "outputs of both signs are possible: the sign gives no bound",
+)
+
+
+def _general_sign_floor(
+    targets: np.ndarray, loss: ConvexLoss, bounded: bool, sign: int
+) -> Floor:
+    if not bounded:
+        return _NO_BOUND
+    value = float(least_losses(loss, torch.from_numpy(targets), sign).mean())
+    note = "the least loss of each example over outputs of the sign"
+    return Floor(value, "sign", True, False, 0.0, 1.0, note)
 
 
 def _sign_floor(targets: np.ndarray, loss: Loss, bounded: bool) -> Floor:
     if not bounded:
-        note = "outputs of both signs are possible: the sign gives no bound"
-        return Floor(0.0, "sign", True, False, 0.0, 1.0, note)
+        return _NO_BOUND
     if loss == "mse":
         value = 0.5 * float(np.mean(np.minimum(targets, 0) ** 2))
     else:
@@ -126,6 +153,7 @@ def _sign_floor(targets: np.ndarray, loss: Loss, bounded: bool) -> Floor:
 def _convexity_floor(
     x: np.ndarray,
     y: np.ndarray,
+    loss: Loss,
     bounded: bool,
     output_bias: bool,
     max_points: int,
@@ -138,7 +166,8 @@ def _convexity_floor(
         x, y = x[rows], y[rows]
     if output_bias:
         x = np.pad(x, ((0, 0), (0, 1)), constant_values=1.0)
-    value, gap = convex_fit(x, y, nonnegative=bounded)
+    fitted = Squares(y) if loss == "mse" else Logistic(y)
+    value, gap = convex_fit(x, fitted, nonnegative=bounded)
     note = "the best convex and positively homogeneous fit"
     if output_bias:
         note = "the best convex fit"
@@ -230,21 +259,29 @@ def _data(x: Array, y: Array, bias: bool) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _check(
-    loss: str, activation: str, method: str, targets: np.ndarray, max_points: int
+    loss: str | ConvexLoss,
+    activation: str,
+    method: str,
+    targets: np.ndarray,
+    max_points: int,
 ) -> None:
     for name, value, accepted in (
         ("loss", loss, ("mse", "logistic")),
         ("activation", activation, ("relu", "leaky_relu", "abs")),
         ("method", method, ("sign", "convexity", "nnls")),
     ):
-        if value not in accepted:
+        if value not in accepted and not (name == "loss" and callable(value)):
             raise InputError(f"{name} must be one of {accepted}, got {value!r}")
     if max_points < 1:
         raise InputError(f"max_points must be at least 1, got {max_points}")
-    if loss == "logistic" and method != "sign":
-        raise InputError(f'loss "logistic" needs method="sign", got {method!r}')
+    if loss == "logistic" and method == "nnls":
+        raise InputError(
+            'loss "logistic" needs method="sign" or "convexity", got "nnls"'
+        )
     if loss == "logistic" and not np.isin(targets, (-1, 1)).all():
         raise InputError('loss "logistic" needs labels of -1 and +1 in y')
+    if callable(loss) and method != "sign":
+        raise InputError(f'a loss of your own needs method="sign", got {method!r}')
     if method == "nnls" and activation != "relu":
         raise InputError(
             f'method "nnls" needs activation "relu", got {activation!r}: take '
