@@ -26,7 +26,7 @@ SURFACES = {
     "plane": "Plane through the checkpoints",
 }
 WHERE = {
-    "surface": "Each along a random pair of its own, scaled to its own weights: "
+    "surface": "Each along random directions, scaled to its own weights: "
     "compare widths and heights, not single bumps.",
     "hessian_surface": "Each along its own top two eigenvectors; coordinates are "
     "distances.",
