@@ -191,3 +191,50 @@ def test_lengths_loops_and_torchs_transformer():
     output = values[graph.nodes[-1].inputs[0]]
     with torch.no_grad():
         torch.testing.assert_close(output[:2], model(inputs))
+
+
+class InPlace(nn.Module):
+    """Changes tensors where they are."""
+
+    def __init__(self, behind=False):
+        super().__init__()
+        self.behind = behind
+        self.first = nn.Linear(3, 4)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        x = self.first(x)
+        y = F.silu(self.relu(x), inplace=True)
+        if self.behind:
+            y += 1
+        else:
+            y.add_(1)
+        return x.mul_(2)
+
+
+class Random(nn.Module):
+    """Drops out in eval mode too."""
+
+    def forward(self, x):
+        return F.dropout(x)
+
+
+def test_values_are_those_before_changes_in_place():
+    model, inputs = InPlace().eval(), torch.randn(5, 3)
+    graph = trace_graph(model, inputs)
+    values = graph.values(inputs)
+    with torch.no_grad():
+        first = model.first(inputs)
+        steps = [inputs, first, first.relu(), F.silu(first.relu())]
+        steps += [steps[-1] + 1, (steps[-1] + 1) * 2]
+        for node, wanted in zip(graph.nodes, steps, strict=False):
+            torch.testing.assert_close(values[node.name], wanted)
+        torch.testing.assert_close(model(inputs), steps[-1])
+
+
+@pytest.mark.parametrize("model", [InPlace(behind=True), Random()])
+def test_traces_of_other_functions_are_refused(model):
+    before = torch.get_rng_state()
+    with pytest.raises(StructureError, match="traced computes other outputs.*`\\+=`"):
+        trace_graph(model, torch.ones(5, 3))
+    assert torch.equal(torch.get_rng_state(), before)

@@ -15,9 +15,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call
 from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
 
 from thalweg.errors import StructureError
 from thalweg.models.copying import copy_model
+from thalweg.seeding import seeded
 
 Kind = Literal[
     "input",
@@ -112,6 +114,7 @@ ALIASES: dict[str, str] = {
     }.items()
     for other in others.split()
 }
+IN_PLACE = ("iadd", "isub", "imul", "itruediv")
 # Functions whose own name is that of torch's dispatcher.
 DISPATCHED = {
     getattr(F, name): name
@@ -232,9 +235,9 @@ def trace_graph(model: nn.Module, example: Tensor) -> Graph:
     """
     bound = _Bound(copy_model(model).eval())
     shape = tuple(example.shape)
-    with torch.no_grad():
+    with torch.no_grad(), seeded(0, "trace"):
         try:
-            bound(example)
+            expected = bound(example)
         except Exception as error:
             raise StructureError(
                 f"the model does not run on inputs of shape {shape}: {_brief(error)}"
@@ -249,6 +252,13 @@ def trace_graph(model: nn.Module, example: Tensor) -> Graph:
                 "them: write such a choice as torch.where, or take it out of forward"
             ) from error
     module = fx.GraphModule(bound, graph)
+    outputs = fx.node.map_arg(_output(graph).args[0], lambda n: tracer.seen[n.name])
+    if not _agree(outputs, expected):
+        raise StructureError(
+            "the model cannot be traced: what was traced computes other outputs. It "
+            "draws random numbers in eval mode, or changes a tensor by `+=` that it "
+            "reads again under another name"
+        )
     nodes = tuple(_node(node, module, tracer.seen) for node in graph.nodes)
     return Graph(nodes, module)
 
@@ -385,8 +395,39 @@ class _Recorder(fx.Interpreter):
         self.seen: dict[str, Any] = {}
 
     def run_node(self, n: fx.Node) -> Any:
+        if self._in_place(n) and isinstance(n.args[0], fx.Node):
+            changed = _storage(self.env[n.args[0]])
+            for name, value in self.seen.items():
+                if isinstance(value, Tensor) and _storage(value) == changed:
+                    self.seen[name] = value.clone()
         self.seen[n.name] = super().run_node(n)
         return self.seen[n.name]
+
+    def _in_place(self, n: fx.Node) -> bool:
+        if n.op == "call_module":
+            return bool(getattr(self.fetch_attr(str(n.target)), "inplace", False))
+        if n.op not in ("call_method", "call_function") or not n.args:
+            return False
+        name = getattr(n.target, "__name__", str(n.target))
+        changes = name.endswith("_") and not name.endswith("__")
+        return changes or name in IN_PLACE or bool(n.kwargs.get("inplace", False))
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _output(graph: fx.Graph) -> fx.Node:
+    return next(node for node in reversed(graph.nodes) if node.op == "output")
+
+
+def _agree(first: object, second: object) -> bool:
+    pairs = zip(tree_leaves(first), tree_leaves(second), strict=True)
+    return all(
+        torch.allclose(a, b, rtol=1e-3, atol=1e-5, equal_nan=True)
+        for a, b in pairs
+        if isinstance(a, Tensor) and isinstance(b, Tensor)
+    )
 
 
 def _node(node: fx.Node, module: fx.GraphModule, seen: Mapping[str, Any]) -> Node:

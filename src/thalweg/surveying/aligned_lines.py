@@ -1,6 +1,5 @@
 """The lines between checkpoints once more, their units permuted to match."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from torch import Tensor
 from thalweg import instruments as ti
 from thalweg.errors import InputError
 from thalweg.landscapes import Landscape, NetworkLandscape
+from thalweg.models import copy_model
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -61,7 +61,7 @@ def align_checkpoints(
     (first, start), *others = [
         (name, _whole(network, state)) for name, state in checkpoints.items()
     ]
-    model = copy.deepcopy(network.model)
+    model = copy_model(network.model)
     model.load_state_dict(start)
     standing = network.with_state(start)
     loss = float(standing.loss(standing.point()))

@@ -1,6 +1,5 @@
 """Permute the units of one network so that it lies nearest another."""
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,8 +16,8 @@ from thalweg.instruments.alignment.matching import (
 )
 from thalweg.instruments.alignment.permutations import PermutationSpec
 from thalweg.landscapes import Batches
-from thalweg.models import trace_graph
-from thalweg.seeding import normal
+from thalweg.models import copy_model, trace_graph
+from thalweg.seeding import normal, seeded
 
 State = Mapping[str, Tensor]
 Method = Literal["weights", "activations"]
@@ -292,11 +291,11 @@ def _check_spec(spec: PermutationSpec, state: State) -> None:
 
 def _checked(network: nn.Module, before: State, after: State, inputs: Tensor) -> float:
     """Return the relative difference of two states' outputs, and make sure of none."""
-    network = copy.deepcopy(network).eval()
+    network = copy_model(network).eval()
     outputs = []
     for state in (before, after):
         network.load_state_dict(state)
-        with torch.no_grad():
+        with torch.no_grad(), seeded(0, "check"):
             tensors = _tensors(network(inputs))
         outputs.append(torch.cat([t.double().flatten() for t in tensors]))
     first, second = outputs

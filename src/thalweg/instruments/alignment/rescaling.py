@@ -1,6 +1,5 @@
 """Give the units of an interpolated network the means and spreads of its ends."""
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from thalweg.instruments.alignment.aligning import (
     state_of,
 )
 from thalweg.landscapes import Batches, recalibrate
+from thalweg.models import copy_model
 
 Layer = nn.Linear | _ConvNd
 
@@ -134,7 +134,7 @@ def repair(
 
 
 def _network(model: nn.Module, state: State) -> nn.Module:
-    network = copy.deepcopy(model).eval()
+    network = copy_model(model).eval()
     network.load_state_dict(state)
     return network
 
