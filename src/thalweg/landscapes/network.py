@@ -1,7 +1,6 @@
 """The loss of a network on data, over its parameters."""
 
 import copy
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, Self
@@ -10,12 +9,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from thalweg.errors import InputError, PrecisionWarning
+from thalweg.errors import InputError
 from thalweg.landscapes import _examples
 from thalweg.landscapes._accumulate import WeightedMean
 from thalweg.landscapes._batches import Batch, Batches
 from thalweg.landscapes._borrowing import Borrowing
 from thalweg.landscapes._differentiable import differentiated, loss_with_graph
+from thalweg.landscapes._half_precision import kept_share, warn_of_lost_step
 from thalweg.landscapes._metrics import Metrics, Totals
 from thalweg.landscapes._objective import Objective, resolve_form
 from thalweg.landscapes._shards import Shards, check_options
@@ -420,11 +420,7 @@ class NetworkLandscape(CurvatureMethods, Borrowing):
 
         1 where the parameters' dtype holds the point exactly, NaN at the origin.
         """
-        x, origin = self._checked(point), self.point()
-        kept = self._parameter_map.join(self._parameters(x)) - self._parameter_map.join(
-            self._parameters(origin)
-        )
-        return float(kept.double().norm() / (x - origin).double().norm())
+        return kept_share(self, point)
 
     @property
     def buffer_names(self) -> tuple[str, ...]:
@@ -556,32 +552,13 @@ class NetworkLandscape(CurvatureMethods, Borrowing):
         for point in points:
             point = self._checked(point)
             if self._parameter_map.half and not warned:
-                warned = self._warn_of_lost_step(point)
+                warned = warn_of_lost_step(self, point)
             yield self._shared(point.to(dtype=self.dtype, device=self.device))
 
     def _stacked(self, values: list[Tensor], like: Tensor) -> Tensor:
         if not values:
             return torch.empty(0, dtype=self.accumulate, device=like.device)
         return torch.stack(values)
-
-    def _warn_of_lost_step(self, point: Tensor) -> bool:
-        origin = self.origin
-        assert origin is not None
-        before = self._parameter_map.join(self._parameters(origin))
-        point = point.to(origin)
-        moved = point != origin
-        after = self._parameter_map.join(self._parameters(point))
-        changed = int(((after != before) & moved).sum())
-        lost = 2 * changed < int(moved.sum())
-        if lost:
-            warnings.warn(
-                f"the step from the origin changes {changed} of "
-                f"{int(moved.sum())} entries in the parameters' half precision; "
-                "give `dtype=torch.float32` to evaluate there",
-                PrecisionWarning,
-                stacklevel=4,
-            )
-        return lost
 
     def _on(self, data: Batches) -> "NetworkLandscape":
         if self.shards is not None:
