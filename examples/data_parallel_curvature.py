@@ -3,6 +3,8 @@
 torchrun --nproc-per-node 2 examples/data_parallel_curvature.py
 """
 
+import os
+
 import torch
 import torch.distributed as dist
 from torch.nn import functional as F
@@ -18,7 +20,10 @@ def main() -> None:
     gpus = torch.cuda.is_available()
     dist.init_process_group("nccl" if gpus else "gloo")
     rank, ranks = dist.get_rank(), dist.get_world_size()
-    device = torch.device("cuda", rank % torch.cuda.device_count()) if gpus else "cpu"
+    device = torch.device("cpu")
+    if gpus:
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
 
     data = digits()
     shard = data.subset(range(rank, len(data), ranks))  # of any size

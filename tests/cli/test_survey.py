@@ -126,9 +126,7 @@ def test_bad_input_is_one_line_and_exit_code_two(folder, capsys, arguments, mess
 def test_a_cluster_that_does_not_answer_is_refused_before_anything(folder, capsys):
     pytest.importorskip("ray")
     arguments = ["--executor", "ray", "--address", "127.0.0.1:1"]
-    began = time.monotonic()
     assert run(["survey", "nets.py:slow", "--out", "out", *arguments]) == 2
-    assert time.monotonic() - began < 10
     shown = capsys.readouterr().err
     assert "no Ray cluster answers at address='127.0.0.1:1'" in shown
     assert not Path("out").exists()

@@ -55,6 +55,12 @@ def landscapes(rank=None, **options):
     decay = {"weight_decay": 0.01, **options}
     yield "plain", NetworkLandscape(model(), nn.CrossEntropyLoss(), data, **decay)
     yield "weighted", NetworkLandscape(model(), skewed(), parts, **decay)
+    labels = digits()[1].clone()
+    labels[SIZES[0] :] = -100  # the second shard has no weight at all
+    parts = batches(
+        (data[0], labels if rank is None else labels.split(SIZES)[rank]), 400
+    )
+    yield "silent", NetworkLandscape(model(), nn.CrossEntropyLoss(), parts, **decay)
     squares = nn.MSELoss(reduction="sum")
     targets = data[0], nn.functional.one_hot(data[1], 10).double()
     yield "sum", NetworkLandscape(model(), squares, targets, reduction="sum", **decay)
@@ -182,7 +188,7 @@ def ranks(tmp_path_factory):
     return [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
 
 
-@pytest.mark.parametrize("kind", ["plain", "weighted", "sum"])
+@pytest.mark.parametrize("kind", ["plain", "weighted", "silent", "sum"])
 def test_every_product_is_that_of_one_process(ranks, kind):
     land = dict(landscapes())[kind]
     for name, expected in measure(land):

@@ -88,6 +88,7 @@ class NetworkLandscape(CurvatureMethods, Borrowing):
             of this rank, and everything is that of all rows, identical on every rank.
             Then making it and each of its methods are collective; points and vectors
             are those of rank 0. A product costs one all-reduce of dim + 1 numbers.
+            With nccl, call `torch.cuda.set_device` first.
 
     Raises:
         InputError: An option is not one of those accepted, or selects nothing.
