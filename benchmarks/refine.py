@@ -141,11 +141,12 @@ def plane(seed: int) -> dict[str, object]:
         on_reference = interpolated(axes, found["loss"].values, reference)
         adaptive[found.sizes["point"]] = errors(on_reference, exact)
     ratios = {
-        n: {name: n / needed(uniform, name, error) for name, error in row.items()}
+        n: {name: ratio(n, uniform, name, error) for name, error in row.items()}
         for n, row in adaptive.items()
     }
     worst = {
-        name: max(row[name] for row in ratios.values()) for name in ratios[min(ratios)]
+        name: max(row[name] or 0.0 for row in ratios.values())
+        for name in ratios[min(ratios)]
     }
     return {
         "seed": seed,
@@ -157,11 +158,15 @@ def plane(seed: int) -> dict[str, object]:
     }
 
 
-def needed(uniform: dict[int, dict[str, float]], name: str, error: float) -> float:
-    """Return the points of the smallest uniform grid with no larger an error."""
-    return min(
-        (n for n, row in uniform.items() if row[name] <= error), default=float("nan")
-    )
+def ratio(
+    points: int, uniform: dict[int, dict[str, float]], name: str, error: float
+) -> float | None:
+    """Return points over those of the smallest uniform grid with no larger an error.
+
+    None where no uniform grid that was tried has so small an error.
+    """
+    enough = [n for n, row in uniform.items() if row[name] <= error]
+    return points / min(enough) if enough else None
 
 
 def main() -> int:
