@@ -142,6 +142,28 @@ def test_bounds_are_ordered():
         assert convexity.gap < 1e-8 and nnls.exact
 
 
+@pytest.mark.parametrize("activation", ["leaky_relu", "abs"])
+def test_convexity_bounds_other_activations_too(activation):
+    # Positive sums of many of their neurons, fitted by another solver, stay above.
+    from scipy.optimize import nnls
+
+    rng = np.random.default_rng(4)
+    x, y = rng.standard_normal((15, 2)), rng.standard_normal(15)
+    angle = np.linspace(0, 2 * np.pi, 400, endpoint=False)
+    z = x @ np.stack([np.cos(angle), np.sin(angle)])
+    atoms = np.abs(z) if activation == "abs" else np.where(z > 0, z, 0.2 * z)
+    _, rest = nnls(atoms, y)
+    bound = rt.loss_floor(x, y, 1, activation=activation, method="convexity")
+    assert bound.certified and 0 < bound.value <= rest**2 / 30 + 1e-9
+    if activation == "abs":
+        sign = rt.loss_floor(x, y, 1, activation="abs", method="sign")
+        assert sign.value <= bound.value
+    else:
+        relu = rt.loss_floor(x, y, 1, method="convexity")
+        assert bound.value <= relu.value
+        assert rt.loss_floor(x, y, 1, activation=activation, method="sign").value == 0
+
+
 def test_convexity_is_tight_for_one_input_and_a_bias():
     rng = np.random.default_rng(5)
     x, y = rng.uniform(-1, 1, (20, 1)), rng.standard_normal(20)

@@ -1,5 +1,6 @@
 """Invariants, Betti numbers and components against products and enumeration."""
 
+import time
 from itertools import product
 
 import numpy as np
@@ -84,6 +85,16 @@ def test_polynomial_of_a_thousand_neurons_is_exact():
     assert found.betti(0) == 2**600
     assert sum(found.terms.values()) == 2**1000
     assert found.betti(1) == 0
+
+
+def test_a_million_neurons_and_a_thousand_betti_numbers_take_less_than_a_second():
+    w1, w2 = layers(1_000_000, 8, 1)
+    started = time.process_time()
+    assert len(rt.invariants(w1, w2).c) == 1_000_000
+    assert time.process_time() - started < 1
+    started = time.process_time()
+    assert rt.poincare_polynomial(np.repeat([1.0, -1.0], 500), 4, 3).terms[0] == 1
+    assert time.process_time() - started < 1
 
 
 def test_no_neurons_are_one_point():
