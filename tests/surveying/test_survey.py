@@ -16,6 +16,7 @@ from thalweg.errors import (
     InputError,
     NonFiniteLossError,
     StoreError,
+    StructureError,
 )
 from thalweg.instruments import merge_tree
 from thalweg.landscapes import Landscape
@@ -296,6 +297,16 @@ def test_what_cannot_be_aligned_is_refused_at_the_door():
     land = quadratic()
     states = {name: {"x": torch.zeros(7)} for name in "ab"}
     with pytest.raises(InputError, match="align needs the landscape of a network"):
+        survey(land, only="point", checkpoints=states, align=True)
+
+    class Branching(torch.nn.Linear):
+        def forward(self, x):
+            return super().forward(x if x.max() > 0 else -x)
+
+    data = torch.randn(9, 5), torch.randint(0, 3, (9,))
+    land = NetworkLandscape(Branching(5, 3), functional.cross_entropy, data)
+    states = {name: Branching(5, 3).state_dict() for name in "ab"}
+    with pytest.raises(StructureError, match="cannot be traced: at test_survey.py"):
         survey(land, only="point", checkpoints=states, align=True)
 
 

@@ -498,4 +498,5 @@ def _place(error: Exception) -> str:
     if not outside:
         return "an unknown line"
     last = outside[-1]
-    return f"{Path(last.filename).name}:{last.lineno} `{last.line}`"
+    code = f" `{last.line}`" if last.line else ""
+    return f"{Path(last.filename).name}:{last.lineno}{code}"

@@ -5,9 +5,10 @@ import inspect
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
-from instruments.alignment.networks import ZOO, Residual, randomize
+from instruments.alignment.networks import ZOO, Residual, ResidualMLP, randomize
 from thalweg import NetworkLandscape
 from thalweg import instruments as ti
 from thalweg.data import digits
@@ -68,6 +69,45 @@ def test_a_planted_permutation_leaves_no_barrier():
     found = ti.align(a, b, inputs)
     with pytest.raises(InputError, match="same point"):  # not even a line is left
         ti.barrier(land, a, found.state)
+
+
+def test_restarts_find_what_single_starts_miss():
+    b = randomize(ResidualMLP(32, 64, blocks=12), 1)
+    spec = ti.infer_permutations(b)
+    order = spec.random(1)
+    a = ResidualMLP(32, 64, blocks=12).eval()
+    a.load_state_dict(spec.apply(b.state_dict(), order))
+    draw = torch.Generator().manual_seed(101)
+    with torch.no_grad():  # as much noise as there are weights
+        for weight in a.parameters():
+            weight += weight.std() * torch.randn(weight.shape, generator=draw)
+    found = ti.align(a, b, restarts=5)
+    assert min(found.objectives) < 0.9 * found.objective
+    assert all(torch.equal(found.permutations[id], p) for id, p in order.items())
+
+
+class Recurrent(nn.Module):
+    """An LSTM, whose units are not looked into, on inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.LSTM(4, 5, batch_first=True)
+        self.head = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 2))
+
+    def forward(self, x):
+        return self.head(self.first(x)[0])
+
+
+def test_what_is_left_in_place_is_said():
+    inputs = torch.ones(2, 3, 4)
+    found = ti.align(Recurrent(), Recurrent(), inputs)
+    assert found.note == (
+        "left in place: first.weight_ih_l0, first.weight_hh_l0, first.bias_ih_l0, "
+        "first.bias_hh_l0"
+    )
+    assert found.permutations.keys() == {"head.0"}
+    linear = nn.Linear(3, 2)
+    assert ti.align(linear, linear).note == "no unit of this network can be permuted"
 
 
 @pytest.fixture(scope="module")

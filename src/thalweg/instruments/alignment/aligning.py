@@ -143,14 +143,14 @@ def align(
         {name: b[name] for name in names if name in spec.axes},
     )
     limits: dict[str, Any] = {"sweeps": sweeps, "tol": tol, "seed": seed}
-    start, note = spec.identity(), ""
+    start, notes = spec.identity(), _unmoved(names, spec)
     if method == "activations":
         assert graph is not None and batches is not None
         start |= match_activations(spec, places, graph, (a, b), inputs_of(batches))
         seen = {place.id for place in places}
         unseen = [id for id in spec.sizes if id not in seen]
         if unseen:
-            note = f"no activation shows {', '.join(unseen)}: matched by weights"
+            notes.append(f"no activation shows {_some(unseen)}: matched by weights")
         runs = [search.climb(start, key=0, only=unseen, **limits)]
     else:
         starts = [start, *(spec.random(seed, "start", r) for r in range(restarts))]
@@ -174,7 +174,7 @@ def align(
         converged=best.converged,
         distances=(_distance(a, b, names), _distance(a, state, names)),
         error=error,
-        note=note,
+        note="; ".join(notes),
     )
 
 
@@ -310,6 +310,19 @@ def _checked(network: nn.Module, before: State, after: State, inputs: Tensor) ->
             "not symmetries of this network"
         )
     return error
+
+
+def _unmoved(names: Sequence[str], spec: PermutationSpec) -> list[str]:
+    """Say which parameters no permutation acts on, beside those of unmoved outputs."""
+    if not spec.sizes:
+        return ["no unit of this network can be permuted"]
+    unknown = [name for name in names if name not in spec.axes]
+    return [f"left in place: {_some(unknown)}"] if unknown else []
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return ", ".join(names[:4]) + more
 
 
 def _tensors(output: Any) -> list[Tensor]:
