@@ -21,7 +21,8 @@ from thalweg import NetworkLandscape
 from thalweg import instruments as ti
 from thalweg.errors import ExecutionError, InputError, MissingExtraError
 from thalweg.execution import Item, RayExecutor, Store, as_executor, execute
-from thalweg.execution import ray_actors as module
+from thalweg.execution.ray_actors import _room_of
+from thalweg.execution.ray_address import check_address
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: thalweg[ray]")
 
@@ -191,7 +192,7 @@ def test_an_open_session_is_used_and_no_other_address(cluster):
 
 
 def test_room_for_workers_on_a_machine():
-    room = module._room_of
+    room = _room_of
     assert room({"CPU": 8.0}, 2, 0) == 4
     assert room({"CPU": 8.0, "GPU": 3.0}, 1, 0.4) == 6  # two on each
     assert room({"CPU": 8.0, "GPU": 3.0}, 0, 2) == 1
@@ -215,7 +216,7 @@ def test_bad_settings():
 @pytest.mark.parametrize("bad", ["here", "host:port", "ray://a:1", "host:", ":1"])
 def test_addresses_of_no_known_form(bad):
     with pytest.raises(InputError, match="'auto' or 'host:port'"):
-        module.check_address(bad)
+        check_address(bad)
 
 
 def test_an_address_that_does_not_answer_is_refused_within_seconds(monkeypatch):
@@ -224,15 +225,15 @@ def test_an_address_that_does_not_answer_is_refused_within_seconds(monkeypatch):
         bound.bind(("127.0.0.1", 0))
         port = bound.getsockname()[1]
         with pytest.raises(ExecutionError, match=f"no Ray cluster.*:{port}"):
-            module.check_address(f"127.0.0.1:{port}")
+            check_address(f"127.0.0.1:{port}")
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
         with pytest.raises(ExecutionError, match=rf"address='auto' \(.*:{port}\)"):
-            module.check_address("auto")
+            check_address("auto")
     with socket.create_server(("127.0.0.1", 0)) as server:  # silent
         port = server.getsockname()[1]
         monkeypatch.setattr("thalweg.execution.ray_address.TIMEOUT", 0.5)
         with pytest.raises(ExecutionError, match=f":{port}' is no Ray cluster"):
-            module.check_address(f"127.0.0.1:{port}")
+            check_address(f"127.0.0.1:{port}")
     assert time.monotonic() - began < 10
 
 

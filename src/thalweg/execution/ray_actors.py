@@ -3,21 +3,17 @@
 import logging
 import math
 import os
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
-from thalweg.errors import ExecutionError, InputError, MissingExtraError
+from thalweg.errors import ExecutionError, InputError
 from thalweg.execution.pool import Worker, WorkerDied, WorkerPool
-from thalweg.execution.ray_address import check_address
+from thalweg.execution.ray_session import Session, import_ray
 
 PATIENCE = 30.0
-AUTH_MODE = "RAY_AUTH_MODE"
 _log = logging.getLogger(__name__)
 
 
@@ -57,11 +53,11 @@ class RayExecutor(WorkerPool):
         runtime_env: Mapping[str, Any] | None = None,
     ) -> None:
         _check(workers, cpus, gpus)
-        self._ray = _import_ray()
+        self._ray = import_ray()
         super().__init__(workers or 1)
         self.cpus, self.gpus, self.runtime_env = cpus, gpus, runtime_env
         self._asked = workers
-        self._session = _Session(self._ray, address, runtime_env)
+        self._session = Session(self._ray, address, runtime_env)
 
     @property
     def pids(self) -> tuple[int, ...]:
@@ -77,8 +73,8 @@ class RayExecutor(WorkerPool):
         """
         blob = super().open(recipe)  # refused before a cluster is started for it
         if not self._session.opened:
-            asked = self._asked and -(-self._asked * self.cpus // 1)
-            self._session.open(None if asked is None else int(asked))
+            asked = None if self._asked is None else math.ceil(self._asked * self.cpus)
+            self._session.open(asked)
             room = self._room()
             self.workers = room if self._asked is None else self._asked
         return self._ray.put(blob)
@@ -178,102 +174,6 @@ class _Actor(Worker):
             raise WorkerDied(_short(text)) from None
 
 
-class _Session:
-    """The connection to a cluster: found open, joined, or started."""
-
-    def __init__(
-        self, ray: Any, address: str | None, runtime_env: Mapping[str, Any] | None
-    ) -> None:
-        self._ray, self.opened = ray, False
-        self._runtime_env = dict(runtime_env or {})
-        self._owned = not ray.is_initialized()
-        self._address = address
-        if self._owned:
-            if address is not None:
-                check_address(address)
-            return
-        here = ray.get_runtime_context().gcs_address
-        if address not in (None, "auto", here):
-            raise InputError(
-                f"address={address!r} is not that of the open Ray session ({here}): "
-                "end it with ray.shutdown() first, or leave the address out"
-            )
-        if runtime_env is not None:
-            raise InputError(
-                "runtime_env= cannot be given to a Ray session that is open: give it "
-                "to ray.init"
-            )
-
-    def open(self, cpus: int | None) -> None:
-        """Join the cluster, or start one of so many CPUs."""
-        if not self._owned:
-            self.opened = True
-            return
-        self._handler = signal.getsignal(signal.SIGTERM)
-        options: dict[str, Any] = {"address": self._address}
-        if self._address is None:
-            options = {"address": "local", "num_cpus": cpus, "include_dashboard": False}
-        if self._runtime_env:
-            options["runtime_env"] = self._runtime_env
-        options |= {"log_to_driver": False, "configure_logging": False}
-        before = dict(os.environ)
-        try:
-            with _importable():
-                self._ray.init(**options, logging_level="ERROR")
-        except Exception as error:
-            where = "start" if self._address is None else f"join {self._address!r}"
-            raise ExecutionError(
-                f"Ray could not {where}: {type(error).__name__}: {error}. A cluster "
-                f"that asks for a token needs {AUTH_MODE}=token in the environment, "
-                "and its token on this machine"
-            ) from error
-        self.opened = True
-        self._changed = _changed(before)  # by Ray, until `close`
-
-    def close(self) -> None:
-        """Leave or end what was joined or started here."""
-        if not (self.opened and self._owned):
-            return
-        self.opened = False
-        before = dict(os.environ)
-        self._ray.shutdown()
-        for name, value in (_changed(before) | self._changed).items():
-            _set(name, value)
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._handler)
-
-
-@contextmanager
-def _importable() -> Iterator[None]:
-    """Let workers that are started now import thalweg; do not report usage."""
-    home = str(Path(__file__).parents[2])
-    paths = [home, *filter(None, [os.environ.get("PYTHONPATH")])]
-    settings = {
-        "PYTHONPATH": os.pathsep.join(paths),
-        "RAY_USAGE_STATS_ENABLED": os.environ.get("RAY_USAGE_STATS_ENABLED", "0"),
-    }
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            _set(name, value)
-
-
-def _changed(before: Mapping[str, str]) -> dict[str, str | None]:
-    """Return the earlier values of what has changed in the environment."""
-    names = before.keys() | os.environ.keys()
-    return {n: before.get(n) for n in names if before.get(n) != os.environ.get(n)}
-
-
-def _set(name: str, value: str | None) -> None:
-    if value is None:
-        os.environ.pop(name, None)
-    else:
-        os.environ[name] = value
-
-
 def _room_of(node: Mapping[str, float], cpus: float, gpus: float) -> int:
     """Return how many workers a machine has room for."""
     room = []
@@ -284,17 +184,6 @@ def _room_of(node: Mapping[str, float], cpus: float, gpus: float) -> int:
         total = node.get("GPU", 0)
         room.append(int(total) * int(each + 1e-9) if gpus < 1 else int(total * each))
     return min(room)
-
-
-def _import_ray() -> Any:
-    try:
-        import ray
-        import ray.exceptions
-    except ImportError:
-        raise MissingExtraError(
-            "executor='ray' needs Ray: pip install 'thalweg[ray]'"
-        ) from None
-    return ray
 
 
 def _check(workers: int | None, cpus: float, gpus: float) -> None:

@@ -130,17 +130,32 @@ class Shards:
         )
 
 
-def check_options(**options: object) -> None:
-    """Raise where an option of a landscape needs all rows in one process."""
-    single = {"buffers": "recalibrate", "stochastic": None, "on_error": "record"}
-    advice = {
-        "buffers": "the statistics would be those of each shard",
-        "stochastic": "the draws would depend on how the rows are spread",
-        "on_error": "the other ranks would wait for the one that failed",
-    }
-    for name, value in options.items():
-        refused = single[name]
-        if value == refused or (refused is None and value != "raise"):
+_REFUSED = {
+    "buffers": (("recalibrate",), "the statistics would be those of each shard"),
+    "stochastic": (
+        ("fix", "average"),
+        "the draws would depend on how the rows are spread",
+    ),
+    "on_error": (("record",), "the other ranks would wait for the one that failed"),
+}
+
+
+def join(land: "NetworkLandscape", group: Any) -> Shards | None:
+    """Return the ranks over which a landscape's rows are spread, None for no group.
+
+    Raises:
+        InputError: The group cannot be used, or an option of the landscape needs all
+            rows in one process.
+        StructureError: The ranks hold different models.
+    """
+    if group is None:
+        return None
+    for name, (refused, reason) in _REFUSED.items():
+        value = getattr(land, name)
+        if value in refused:
             raise InputError(
-                f"{name}={value!r} does not go with process_group: {advice[name]}"
+                f"{name}={value!r} does not go with process_group: {reason}"
             )
+    shards = Shards(group, land.device)
+    shards.survey(land)
+    return shards

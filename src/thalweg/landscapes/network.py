@@ -18,7 +18,7 @@ from thalweg.landscapes._differentiable import differentiated, loss_with_graph
 from thalweg.landscapes._half_precision import kept_share, warn_of_lost_step
 from thalweg.landscapes._metrics import Metrics, Totals
 from thalweg.landscapes._objective import Objective, resolve_form
-from thalweg.landscapes._shards import Shards, check_options
+from thalweg.landscapes._shards import join
 from thalweg.landscapes._state import install
 from thalweg.landscapes.between import BetweenLandscape
 from thalweg.landscapes.curvature import CurvatureMethods
@@ -189,11 +189,7 @@ class NetworkLandscape(CurvatureMethods, Borrowing):
             )
         self._decay_mask = self._mask(decay) if weight_decay else None
         self._read_model(dtype)
-        self.shards = None
-        if process_group is not None:
-            check_options(buffers=buffers, stochastic=stochastic, on_error=on_error)
-            self.shards = Shards(process_group, self.device)
-            self.shards.survey(self)
+        self.shards = join(self, process_group)
 
     # What is evaluated --------------------------------------------------------------
 
