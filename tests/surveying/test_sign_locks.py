@@ -8,6 +8,7 @@ from thalweg import NetworkLandscape, Quadratic, survey
 from thalweg.models import mlp
 from thalweg.seeding import normal, seeded
 from thalweg.solvable.relu_topology import scan
+from thalweg.surveying.sign_locks import find_locks
 
 _F64 = torch.zeros((), dtype=torch.float64)
 
@@ -58,6 +59,23 @@ def test_a_model_without_chains_is_traced():
     np.testing.assert_array_equal(
         table["locked_positive"] + table["locked_negative"], [5]
     )
+
+
+def test_every_form_of_data_is_read_for_dead_neurons():
+    model = mlp((3, 5, 1), activation="relu").double()
+    with torch.no_grad():
+        model[3].weight.fill_(9.0)
+        model[1].bias[1] = -50.0
+    x, y = normal((20, 3), 0, "x", like=_F64), normal((20, 1), 0, "y", like=_F64)
+    rows = torch.utils.data.TensorDataset(x, y)
+    for data in ((x, y), [(x[:9], y[:9]), (x[9:], y[9:])], rows):
+        land = NetworkLandscape(model, nn.MSELoss(), data)
+        found = find_locks(land)
+        assert found is not None
+        assert 1 in found.pairs[0].dead.tolist()
+    loader = torch.utils.data.DataLoader(rows, batch_size=10)
+    found = find_locks(NetworkLandscape(model, nn.MSELoss(), loader))
+    assert found is not None and found.pairs[0].dead is None
 
 
 def test_it_is_silent_where_nothing_is_locked(tmp_path):

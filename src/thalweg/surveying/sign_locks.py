@@ -19,27 +19,32 @@ def find_locks(land: NetworkLandscape) -> Scan | None:
     """Scan the network at the point it stands at; None where no neuron is locked."""
     twin = copy_model(land.model)
     twin.load_state_dict(land.unflatten(land.point()), strict=False)
-    inputs = _inputs(land.data)
+    inputs = _inputs(land)
     example = None
     try:
         found = scan(twin)
     except StructureError:  # no chain of modules: trace it
-        if inputs is None:
+        if not inputs:
             return None
-        example = inputs[:2]
+        example = inputs[0][:2]
         try:
             found = scan(twin, example)
         except StructureError:
             return None
     if not found.locked:
         return None
-    return scan(twin, example, data=inputs)
+    return scan(twin, example, data=inputs or None)
 
 
-def _inputs(data: object) -> Tensor | None:
-    if isinstance(data, tuple | list) and data and isinstance(data[0], Tensor):
-        return data[0]
-    return None
+def _inputs(land: NetworkLandscape) -> list[Tensor]:
+    """Return the batches of inputs where the data holds them as tensors."""
+    data = getattr(land.data, "tensors", land.data)
+    if not isinstance(data, tuple | list) or not data:
+        return []
+    if isinstance(data[0], Tensor):
+        return [data[0].to(land.device)]
+    rows = [batch[0] for batch in data if isinstance(batch, tuple | list) and batch]
+    return [x.to(land.device) for x in rows if isinstance(x, Tensor)]
 
 
 def locks_table(found: Scan) -> "xr.Dataset":
