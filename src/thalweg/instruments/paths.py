@@ -224,7 +224,8 @@ def connect(
             curve, losses = band.curve, band.losses
             meter.add(gradients=band.gradients, points=band.evaluations)
         else:
-            training = _Training(kind, ends, span, length_weighted, seed)
+            base = _mean_end(land, ends, span) if length_weighted else None
+            training = _Training(kind, ends, span, base, seed)
             inner, losses = minimize(
                 start,
                 training,
@@ -244,7 +245,7 @@ def connect(
             ends.new_ones(1),
             points,
             tol=tol,
-            store=None if kept is None else kept / "line",
+            store=None if kept is None else kept / f"line-{points}",
             progress=progress,
             **settings,
         )
@@ -284,6 +285,11 @@ def _span(
     return land.between(*[land.unflatten(end) | own for end, own in pairs])
 
 
+def _mean_end(land: Landscape, ends: Tensor, span: BetweenLandscape | None) -> float:
+    t = torch.tensor([[0.0], [1.0]]).to(ends)
+    return float(along(land, Curve("polyline", ends), span).loss(t).mean())
+
+
 def _start(ends: Tensor, bends: int, jitter: float, seed: int) -> Tensor:
     """Return inner pivots on the segment, displaced at random."""
     t = torch.arange(1, bends + 1).to(ends)[:, None] / (bends + 1)
@@ -298,18 +304,20 @@ def _start(ends: Tensor, bends: int, jitter: float, seed: int) -> Tensor:
 
 
 class _Training:
-    """The objective of curve training: L at one t of the curve."""
+    """The objective of curve training: L at one t of the curve.
+
+    With a `base`, a loss such as those of the ends, weighted by the speed there.
+    """
 
     def __init__(
         self,
         kind: Shape,
         ends: Tensor,
         span: BetweenLandscape | None,
-        length_weighted: bool,
+        base: float | None,
         seed: int,
     ) -> None:
-        self.kind, self.ends, self.span = kind, ends, span
-        self.length_weighted = length_weighted
+        self.kind, self.ends, self.span, self.base = kind, ends, span, base
         self.offset = float(uniform((1,), seed, "t", like=ends.double()))
 
     def curve(self, inner: Tensor) -> Curve:
@@ -328,13 +336,14 @@ class _Training:
                 f"{step} steps of training: begin elsewhere (`jitter=`, `bends=`) or "
                 "give an optimizer of a smaller rate"
             )
-        if not self.length_weighted:
+        if self.base is None:
             return model(point)
-        # The weight's mean over t is 1 whatever the pivots, so that any constant may
-        # be taken off the loss that multiplies its gradient.
+        # The weight's mean over t is 1 whatever the pivots: its gradient is 0 on
+        # average, and any constant taken off the loss before it leaves noise out only.
         weight = curve.relative_speed(t).to(point)
         moved = model(point) - value.to(point)
-        return value + weight.detach() * moved + value * (weight - weight.detach())
+        excess = value.to(point) - self.base
+        return value + weight.detach() * moved + excess * (weight - weight.detach())
 
 
 def _path(
@@ -359,7 +368,13 @@ def _path(
     return Path(
         curve,
         replace(found, line=line),
-        mean=float(np.trapezoid(values, t)),
-        mean_by_length=float(np.trapezoid(values, lengths) / lengths[-1]),
+        mean=_mean(values, t),
+        mean_by_length=_mean(values, lengths),
         losses=losses,
     )
+
+
+def _mean(values: np.ndarray, x: np.ndarray) -> float:
+    """Return the mean over x of the line through the values."""
+    steps = np.diff(x)
+    return float((values[1:] + values[:-1]) @ steps / 2 / steps.sum())
