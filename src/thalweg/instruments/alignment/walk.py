@@ -88,8 +88,7 @@ class Walk:
         if name not in self.state:
             raise StructureError(
                 f"{node or name} reads {name!r}, which is not in the state dict (a "
-                "parametrization?): bake it in, or write the permutations by hand, "
-                "`spec=PermutationSpec.named(...)`"
+                f"parametrization?): bake it in, or {BY_HAND}"
             )
         name = self.first[name]
         if name not in self.parameters:
@@ -114,7 +113,7 @@ class Walk:
         if name not in self.axes:
             raise StructureError(
                 f"{node} reads the result of {self.nodes[name]}, which is no tensor: "
-                "write the permutations by hand, `spec=PermutationSpec.named(...)`"
+                f"{BY_HAND}"
             )
         return list(self.axes[name])
 
