@@ -312,6 +312,15 @@ def test_losses_of_ones_own_are_checked():
         rt.loss_floor(x, y, 1, loss=lambda z, t: z**2, method="convexity")
 
 
+def test_linear_networks_are_not_obstructed():
+    x, y = circle(8)
+    floor = rt.loss_floor(x, y, 1, activation="identity")
+    assert (floor.value, floor.method) == (0.0, "trivial")
+    # One neuron of positive output sign is any linear function.
+    w = np.linalg.lstsq(x, -x[:, 0], rcond=None)[0]
+    np.testing.assert_allclose(2.0 * (x @ (w / 2)), -x[:, 0], atol=1e-12)
+
+
 def test_mixed_signs_have_the_trivial_bound():
     x, y = circle(8)
     mixed = rt.components(0.1 * np.eye(2), np.array([[1.0, -1.0]]))

@@ -17,7 +17,7 @@ from thalweg.solvable.relu_topology.labels import Components
 
 Loss = Literal["mse", "logistic"]
 Method = Literal["sign", "convexity", "nnls"]
-ActivationName = Literal["relu", "leaky_relu", "abs"]
+ActivationName = Literal["relu", "leaky_relu", "abs", "identity"]
 _MAX_ATOMS = 4000
 
 
@@ -80,7 +80,8 @@ def loss_floor(
         loss: "mse" is ½ mean (f - y)²; "logistic" mean log(1 + exp(-y f)), without
             "nnls"; or a function of outputs and targets (n,) to losses (n,), convex in
             the outputs and not negative, with the sign bound alone.
-        activation: "relu", "leaky_relu" (only convexity is left) or "abs".
+        activation: "relu", "leaky_relu" (only convexity is left), "abs", or "identity"
+            (no bound: w1 may turn around instead of w2).
         method: The bound.
         max_points: Examples in the quadratic program; of more a random subset is taken
             and the bound scaled by its share.
@@ -105,6 +106,9 @@ def loss_floor(
             1.0,
             "neurons of both signs, or free ones: no bound but 0; ask `reachable`",
         )
+    if activation == "identity":
+        note = "a linear network turns w1 instead of w2: no sign obstructs it"
+        return Floor(0.0, "trivial", True, False, 0.0, 1.0, note)
     bounded = not output_bias and activation != "leaky_relu"
     if not isinstance(loss, str):
         return _general_sign_floor(targets, loss, bounded, sign)
@@ -267,7 +271,7 @@ def _check(
 ) -> None:
     for name, value, accepted in (
         ("loss", loss, ("mse", "logistic")),
-        ("activation", activation, ("relu", "leaky_relu", "abs")),
+        ("activation", activation, ("relu", "leaky_relu", "abs", "identity")),
         ("method", method, ("sign", "convexity", "nnls")),
     ):
         if value not in accepted and not (name == "loss" and callable(value)):
@@ -282,7 +286,7 @@ def _check(
         raise InputError('loss "logistic" needs labels of -1 and +1 in y')
     if callable(loss) and method != "sign":
         raise InputError(f'a loss of your own needs method="sign", got {method!r}')
-    if method == "nnls" and activation != "relu":
+    if method == "nnls" and activation not in ("relu", "identity"):
         raise InputError(
             f'method "nnls" needs activation "relu", got {activation!r}: take '
             '"convexity"'
