@@ -105,6 +105,14 @@ def test_cells_tile_the_grid_and_no_point_comes_twice(shape):
     assert mesh.find(np.array([[-1] * mesh.k, list(mesh.shape)])).tolist() == [-1, -1]
 
 
+def test_a_round_holds_a_cell_of_any_dimension():
+    mesh, _, cuts = grown(
+        lambda *x: np.sum(np.square(x), axis=0), (3,) * 5, ti.Refine(280, depth=1)
+    )
+    assert mesh.refine.round_size < 16 and cuts and len(mesh.points) > 243
+    assert corners_are_known(mesh)
+
+
 def test_depth_bounds_the_halving():
     mesh, _, _ = grown(
         lambda x, y: np.where(x > 0.55, 5.0, 0.0), (9, 3), ti.Refine(5000, depth=2)

@@ -175,14 +175,14 @@ class Mesh:
         counted[first] = True  # a point that two cells need counts for the first
         counted = counted.reshape(keys.shape) & new
         total = counted.sum(1).cumsum()
-        limit = min(self.refine.round_size, room)
+        limit = min(max(self.refine.round_size, 2 ** (self.k - 1)), room)
         count = int(np.searchsorted(total, limit, side="right"))
         if count == 0:
             return None
         return Cut(order[:count], axes[order[:count]], middles[:count][counted[:count]])
 
     def _middles(self, cells: np.ndarray, axes: np.ndarray) -> np.ndarray:
-        """Return the midpoints of the cells' edges along their axes, (cells, 2^k-1)."""
+        """Return the midpoints of the cells' edges along their axes, 2^(k-1) each."""
         span = self.unit >> self.level[cells]
         rows = np.arange(len(cells))
         corners = np.stack([_offsets(self.k, j) for j in range(self.k)])[axes]
