@@ -26,7 +26,7 @@ def circle_section(pairs: xarray.Dataset, floor: float, floors: Table) -> Sectio
                 str(name),
                 len(loss),
                 count,
-                f"{100 * low:.3g} to {100 * high:.3g}",
+                f"{100 * round(low, 9):.3g} to {100 * high:.3g}",
                 float(pairs["lowest"].sel(configuration=name).min()),
                 int((pairs["flips"].sel(configuration=name) > 0).any("neuron").sum()),
             )
