@@ -16,6 +16,7 @@ _EXTRAS = {
     "data": ("mlxtend", "scikit-image", "Hershey-Fonts"),
     "merging": ("transformers", "pyyaml"),
     "ray": ("ray",),
+    "trainers": ("lightning", "transformers", "accelerate"),
     "docs": ("mkdocs-material", "mkdocstrings"),
 }
 
