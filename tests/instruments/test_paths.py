@@ -18,6 +18,7 @@ from thalweg.errors import (
     InputError,
     NonFiniteLossError,
     StoreError,
+    StructureError,
 )
 from thalweg.landscapes import Landscape
 from thalweg.models import mlp
@@ -207,6 +208,8 @@ def test_ends_that_are_refused():
             ti.connect(Ring(), WEST, WEST.clone(), kind)
     with pytest.raises(CheckpointError, match="b has 1 entries that are NaN"):
         ti.connect(Ring(), WEST, torch.tensor([1.0, float("nan")]).double())
+    with pytest.raises(StructureError, match=r"b: a point .* shape \(2,\), got \(3,\)"):
+        ti.connect(Ring(), WEST, torch.zeros(3).double())
 
 
 # Elastic bands --------------------------------------------------------------------

@@ -101,6 +101,21 @@ def test_a_problem_of_ten_constraints_has_dimension_ten():
     assert runs.attrs["steps"] == "2"
 
 
+def test_a_landscape_smaller_than_the_first_dimension():
+    land = Quadratic(torch.eye(3, dtype=torch.float64))
+    start = torch.ones(3, dtype=torch.float64)
+    found = ti.intrinsic_dimension(
+        land,
+        lambda point: 1.5 - float(land.loss(point)),
+        baseline=1.5,
+        at=start,
+        tol=0.0,
+        steps=2,
+        optimizer=lbfgs,
+    )
+    assert found.value is not None and found.runs["d"].max() == 3
+
+
 def network():
     draws = torch.Generator().manual_seed(1)
     x = torch.randn(90, 6, generator=draws)
@@ -168,7 +183,7 @@ def test_a_run_that_is_not_finite():
         ({"seeds": 0}, "seeds must be at least 1, got 0"),
         ({"first": 0}, "first must be at least 1, got 0"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
-        ({"limit": 1000}, "limit must lie in first = 2 ... dim = 83, got 1000"),
+        ({"limit": 1000}, "limit must lie in 1 ... dim = 83, got 1000"),
         ({"share": 0.0}, r"share must lie in \(0, 1\], got 0.0"),
         ({"tol": -1.0}, "tol must not be negative"),
         ({"baseline": -1.0}, "baseline must be positive and finite, got -1.0"),

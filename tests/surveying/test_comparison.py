@@ -182,9 +182,10 @@ def test_unequal_efforts_are_told(tmp_path):
 
 
 def test_networks_of_other_sizes_and_missing_steps_are_told(tmp_path):
-    first = stored(tmp_path, network(), "a", steps=("point", "surface"))
+    first = stored(tmp_path, network(), "a", steps=("point", "surface", "sharpness"))
     second = stored(tmp_path, network(width=6), "b", steps=("point",))
     comparison = compare_surveys([first, second], tmp_path / "c.html")
+    assert comparison.different == {}  # no radius that could be another
     page = page_of(comparison)
     assert "different numbers of parameters" in page
     assert "Without the step <code>surface</code>: b." in page

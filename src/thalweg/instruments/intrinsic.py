@@ -93,7 +93,7 @@ def intrinsic_dimension(
             with the same settings finds it.
         kind: As of `ti.random_basis`.
         seeds: Number of bases a dimension.
-        first: The dimension to begin with.
+        first: The dimension to begin with; `limit` where that is smaller.
         limit: The largest dimension to try; that of the landscape by default.
         tol: Bisection ends when the bracket is this small, as a share of the value (or
             one).
@@ -121,10 +121,9 @@ def intrinsic_dimension(
     """
     limit = land.dim if limit is None else limit
     _check(seeds=seeds, first=first, steps=steps)
-    if not first <= limit <= land.dim:
-        raise InputError(
-            f"limit must lie in first = {first} ... dim = {land.dim}, got {limit}"
-        )
+    if not 1 <= limit <= land.dim:
+        raise InputError(f"limit must lie in 1 ... dim = {land.dim}, got {limit}")
+    first = min(first, limit)
     if not 0 < share <= 1:
         raise InputError(f"share must lie in (0, 1], got {share}")
     if not tol >= 0:

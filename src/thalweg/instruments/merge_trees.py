@@ -1,6 +1,6 @@
 """The merge tree of sublevel sets by union-find, on grids and on graphs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,10 +45,10 @@ class MergeTree:
     vertex: np.ndarray
     value: np.ndarray
     parent: np.ndarray
-    descent: np.ndarray
-    joins: dict[int, tuple[float, int]]
-    elders: dict[int, int]
-    heights: np.ndarray
+    descent: np.ndarray = field(repr=False)
+    joins: dict[int, tuple[float, int]] = field(repr=False)
+    elders: dict[int, int] = field(repr=False)
+    heights: np.ndarray = field(repr=False)
 
     @property
     def parents(self) -> np.ndarray:

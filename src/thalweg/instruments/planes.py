@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from thalweg.errors import CheckpointError, InputError
+from thalweg.errors import CheckpointError, InputError, StructureError
 from thalweg.instruments.directions import Directions
 from thalweg.landscapes import Landscape
 
@@ -37,27 +37,36 @@ def read_point(land: Landscape, given: PointLike, name: str = "a") -> Checkpoint
     buffers = None
     if isinstance(given, nn.Module):
         given = given.state_dict()
+    if not isinstance(given, Mapping | Tensor):
+        raise InputError(
+            f"{name} must be a point, a state dict or a module, got "
+            f"{type(given).__name__}"
+        )
+    try:
+        point = _flat(land, given)
+    except StructureError as error:
+        raise StructureError(f"{name}: {error}") from None
     if isinstance(given, Mapping):
         model = getattr(land, "model", None)
-        flatten = land.layout.join if model is None else land.flatten  # type: ignore[attr-defined]  # a landscape with a model has it
-        point = land.point(flatten(given).to(dtype=land.dtype, device=land.device))
         named = [] if model is None else list(model.named_buffers())
         buffers = {
             key: given[key].detach().clone()
             for key, buffer in named
             if key in given and buffer.is_floating_point()
         }
-    elif isinstance(given, Tensor):
-        point = land.point(given).to(dtype=land.dtype, device=land.device)
-    else:
-        raise InputError(
-            f"{name} must be a point, a state dict or a module, got "
-            f"{type(given).__name__}"
-        )
     if not bool(torch.isfinite(point).all()):
         bad = int((~torch.isfinite(point)).sum())
         raise CheckpointError(f"{name} has {bad} entries that are NaN or infinite")
     return Checkpoint(point, buffers)
+
+
+def _flat(land: Landscape, given: Tensor | Mapping[str, Tensor]) -> Tensor:
+    """Return a point or the point of a state dict, where and as `land` has its own."""
+    if isinstance(given, Mapping):
+        network = getattr(land, "model", None) is not None
+        join = land.flatten if network else land.layout.join  # type: ignore[attr-defined]  # a network has it
+        given = join(given).to(dtype=land.dtype, device=land.device)
+    return land.point(given).to(dtype=land.dtype, device=land.device)
 
 
 def read_ends(

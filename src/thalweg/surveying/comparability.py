@@ -31,6 +31,9 @@ OF_THE_NETWORK = {
     "seed",
 }
 
+# Conditions of the step "sharpness": a survey without it has no figure that they touch.
+OF_SHARPNESS = {"radius", "worst case by"}
+
 
 @dataclass(frozen=True)
 class Surveyed:
@@ -96,7 +99,11 @@ def differences(surveys: Sequence[Surveyed]) -> dict[str, tuple[str, ...]]:
     table = {
         name: tuple(found.get(name, "none") for found in found_in) for name in names
     }
-    return {name: row for name, row in table.items() if len(set(row)) > 1}
+    return {
+        name: row
+        for name, row in table.items()
+        if len(set(row) - ({"none"} if name in OF_SHARPNESS else set())) > 1
+    }
 
 
 def conditions(one: Surveyed) -> dict[str, str]:

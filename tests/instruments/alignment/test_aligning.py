@@ -277,6 +277,8 @@ def test_bad_input_is_refused():
         ti.align(a, state)
     with pytest.raises(DataError, match="first layer, Conv2d; give a batch"):
         ti.align(small_cnn(), small_cnn())
+    with pytest.raises(DataError, match='data is needed by method="activations"'):
+        ti.align(a, b, method="activations")
     with pytest.raises(DataError, match="tensor of inputs"):
         ti.align(a, b, [{"x": torch.zeros(2, 4)}])
     spec = ti.align(a, b, restarts=0).spec

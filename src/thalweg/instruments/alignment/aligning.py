@@ -1,7 +1,7 @@
 """Permute the units of one network so that it lies nearest another."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -43,9 +43,9 @@ class Alignment:
         note: What else there is to know.
     """
 
-    state: dict[str, Tensor]
-    permutations: Permutations
-    spec: PermutationSpec
+    state: dict[str, Tensor] = field(repr=False)
+    permutations: Permutations = field(repr=False)
+    spec: PermutationSpec = field(repr=False)
     method: Method
     objective: float
     identity: float
@@ -126,6 +126,11 @@ def align(
         raise InputError(
             'method="activations" has to find the units in the traced network: leave '
             '`spec` out, or give method="weights"'
+        )
+    if data is None and method == "activations":
+        raise DataError(
+            'data is needed by method="activations": units are matched by what they do '
+            "on it"
         )
     a, b = state_of(model_a), state_of(model_b)
     check_states({"model_a": a, "model_b": b})

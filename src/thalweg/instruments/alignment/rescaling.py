@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -39,7 +39,7 @@ class Repaired:
         dtype: dtype in which they were summed.
     """
 
-    state: dict[str, Tensor]
+    state: dict[str, Tensor] = field(repr=False)
     variant: Literal["reset", "rescale"]
     layers: tuple[str, ...]
     left: Mapping[str, str]
