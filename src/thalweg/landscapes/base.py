@@ -119,6 +119,19 @@ class Landscape(ABC):
             )
         return point.detach()
 
+    def _checked_points(self, points: Tensor) -> Tensor:
+        """Refuse a batch of points that closed forms would cast without a word."""
+        if not points.is_floating_point():
+            raise InputError(
+                f"points must have a real floating dtype, got {points.dtype}"
+            )
+        if points.ndim < 1 or points.shape[-1] != self.dim:
+            raise StructureError(
+                f"points of this landscape have shape (..., {self.dim}), got "
+                f"{tuple(points.shape)}"
+            )
+        return points
+
     def __add__(self, other: "Landscape") -> "Landscape":
         return SumLandscape(self, other)
 

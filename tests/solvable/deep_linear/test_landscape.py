@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from thalweg.errors import InputError
+from thalweg.errors import InputError, StructureError
 from thalweg.seeding import normal
 from thalweg.solvable import DeepLinear
 from thalweg.solvable.deep_linear import (
@@ -17,6 +17,7 @@ from thalweg.solvable.deep_linear import (
     negative_eigenvalues,
     saddle_index,
 )
+from thalweg.solvable.deep_linear.checks import at_least_one, widths_of
 
 F64 = torch.empty(0, dtype=torch.float64)
 
@@ -56,6 +57,25 @@ def test_derivatives_against_autograd(widths):
         torch.testing.assert_close(
             land.hessian(point) @ v, H @ v, rtol=1e-10, atol=1e-9
         )
+
+
+def test_points_that_closed_forms_would_cast_are_refused():
+    land = DeepLinear(torch.eye(2), (2, 3, 2), sigma=0.1)
+    assert repr(land) == "DeepLinear(widths=(2, 3, 2), sigma=0.1)"
+    for dtype in (torch.complex64, torch.int64):
+        with pytest.raises(InputError, match=f"real floating dtype, got {dtype}"):
+            land._checked_points(torch.zeros(12, dtype=dtype))
+    for call in (land.loss, land.gradient, land.product, land.balance):
+        with pytest.raises(StructureError, match=r"\(\.\.\., 12\), got \(3, 13\)"):
+            call(draw(3, 13))
+
+
+@pytest.mark.parametrize("value", [0, 2.5, np.inf, np.nan, True])
+def test_counts_are_integers(value):
+    with pytest.raises(InputError, match=f"B must be an integer.*got {value}"):
+        at_least_one("B", value)
+    with pytest.raises(InputError, match="every width an integer of at least 1"):
+        widths_of((2, 2.5, 2))
 
 
 def test_float32_keeps_its_dtype():
@@ -138,7 +158,7 @@ def test_mse_learning_rate():
     ("arguments", "message"),
     [
         ({"widths": (2,)}, r"widths must be \(d_0"),
-        ({"widths": (2, 0, 2)}, "every width at least 1"),
+        ({"widths": (2, 0, 2)}, "every width an integer of at least 1"),
         ({"widths": (2, 3)}, r"teacher must have shape \(d_L, d_0\)"),
         ({"sigma": -1.0}, "sigma must be non-negative, got -1.0"),
         ({"Sigma": torch.eye(3)}, "Sigma must have shape"),

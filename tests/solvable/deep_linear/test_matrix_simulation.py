@@ -286,7 +286,7 @@ def test_starts():
         ({}, "give exactly one of std and gamma"),
         ({"std": 0.0}, "std must be positive, got 0.0"),
         ({"std": [1.0, 2.0, 3.0]}, "std must be a number or one of each of the 2"),
-        ({"std": 1.0, "n": 0}, "n must be at least 1, got 0"),
+        ({"std": 1.0, "n": 0}, "n must be an integer of at least 1, got 0"),
     ],
 )
 def test_bad_starts(options, message):
@@ -308,9 +308,13 @@ X, Y = torch.ones(4, 2), torch.ones(4, 2)
     [
         ({"eta": 0.0}, InputError, "eta must be positive, got 0.0"),
         ({"B": 0}, InputError, "B must be an integer of at least 1, got 0"),
-        ({"n_steps": 0}, InputError, "n_steps must be at least 1, got 0"),
-        ({"n_paths": 0}, InputError, "n_paths must be at least 1, got 0"),
-        ({"record_every": -2}, InputError, "record_every must be at least 1, got -2"),
+        ({"n_steps": 0}, InputError, "n_steps must be an integer of at least 1, got 0"),
+        ({"n_paths": 0}, InputError, "n_paths must be an integer of at least 1, got 0"),
+        (
+            {"record_every": -2},
+            InputError,
+            "record_every must be an integer of at least 1, got -2",
+        ),
         ({"passage": 0.0}, InputError, "passage must be a positive fraction"),
         ({"levels": (1.5,)}, InputError, r"levels must lie in \[0, 1\], got"),
         ({"start": torch.ones(7)}, InputError, r"start must have shape \(8,\) or"),

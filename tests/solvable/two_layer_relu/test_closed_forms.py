@@ -173,6 +173,32 @@ def test_batches_empty_batches_and_dtypes():
     assert arrays.dtype == torch.float64
 
 
+def test_tensors_come_back_in_the_dtype_of_the_student():
+    land = ReLUTeacherStudent(draw(2, 3), 4)
+    W, u = draw(4, 3, seed=1), draw(5, 3, seed=2)
+    wide = (*land.overlaps(W), *land.S_B(W), land.split_stability(W))
+    low = W.float()
+    narrow = (*land.overlaps(low), *land.S_B(low), land.split_stability(low))
+    wide, narrow = (
+        (*wide, land.dead_direction(W, u)),
+        (*narrow, land.dead_direction(W, u.float())),
+    )
+    for ours, exact in zip(narrow, wide, strict=True):
+        assert ours.dtype == torch.float32
+        torch.testing.assert_close(ours.double(), exact, rtol=1e-5, atol=1e-5)
+
+
+def test_points_that_closed_forms_would_cast_are_refused():
+    land = ReLUTeacherStudent(draw(2, 3), 2)
+    assert repr(land) == "ReLUTeacherStudent(M=2, K=2, d=3)"
+    for dtype in (torch.complex128, torch.int64):
+        with pytest.raises(InputError, match=f"real floating dtype, got {dtype}"):
+            land._checked_points(torch.zeros(6, dtype=dtype))
+    for call in (land.loss, land.gradient, land.weights):
+        with pytest.raises(StructureError, match=r"\(\.\.\., 6\), got \(2, 7\)"):
+            call(draw(2, 7))
+
+
 def test_teachers_of_lower_dimension_are_padded():
     V = draw(2, 3)
     land = ReLUTeacherStudent(V, 2, d=5)
@@ -212,7 +238,7 @@ NAN = torch.full((2, 3), math.nan, dtype=torch.float64)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: ReLUTeacherStudent(draw(2, 3), 0), "K must be at least 1, got 0"),
+        (lambda: ReLUTeacherStudent(draw(2, 3), 0), "K must be an int.*got 0"),
         (lambda: ReLUTeacherStudent(draw(0, 3), 1), r"M >= 1 .*got \(0, 3\)"),
         (lambda: ReLUTeacherStudent(draw(2, 3), 1, d=2), "dimension 3, got 2"),
         (lambda: ReLUTeacherStudent(NAN, 1), "V must be finite, got an entry nan"),

@@ -239,6 +239,30 @@ def test_jacobian_of_the_flow_against_differences_at_a_spurious_minimum():
     assert not saddle.ode_jacobian(W).attractive
 
 
+def test_jacobian_of_dependent_teachers_is_in_coordinates_of_their_span():
+    """Three teachers in a plane fix R by two columns: the flow is that of (C, Q)."""
+    V = draw(3, 2, seed=18)
+    land = ReLUTeacherStudent(V, 2)
+    W = land.families(land.find_minima(20))[0].W
+    Q, C, P = W @ W.T, W.clone(), V @ V.T
+    flow = OverlapFlow(P, noise=False)
+    i, j = torch.triu_indices(2, 2)
+
+    def slope(x):
+        q = torch.zeros(2, 2, dtype=torch.float64)
+        q[i, j] = q[j, i] = x[4:]
+        dQ, dR = flow(q, x[:4].view(2, 2) @ V.T)
+        return torch.cat([(dR @ torch.linalg.pinv(V.T)).reshape(-1), dQ[i, j]])
+
+    x = torch.cat([C.reshape(-1), Q[i, j]])
+    steps = 1e-7 * torch.eye(7, dtype=torch.float64)
+    numeric = torch.stack([(slope(x + h) - slope(x - h)) / 2e-7 for h in steps], 1)
+    expected = torch.linalg.eigvals(numeric).real.sort().values
+    found = land.ode_jacobian(W)
+    torch.testing.assert_close(found.eigenvalues, expected, rtol=0, atol=1e-6)
+    assert found.attractive
+
+
 def test_the_jacobian_needs_a_critical_point_in_the_span():
     land = ReLUTeacherStudent(eye(2), 2, d=3)
     with pytest.raises(InputError, match="leaves it by"):

@@ -162,6 +162,10 @@ def test_classification_says_where_neurons_lie():
     what = land.classify(draw(2, 4))
     assert what.kind == "not stationary"
     assert what.case.startswith("W leaves span(V)")
+    split = ReLUTeacherStudent(eye(2), 3)
+    what = split.classify(torch.cat([0.5 * eye(2)[:1], 0.5 * eye(2)[:1], eye(2)[1:]]))
+    assert what.S_min == pytest.approx(0, abs=1e-15)  # two rows of A are equal
+    assert what.case.startswith("S is singular")
     equal = torch.tensor([[0.5, 0.5]], dtype=torch.float64).expand(2, 2)
     narrow = ReLUTeacherStudent(eye(2), 2)
     (start,) = narrow.find_minima(1, init=equal[None], escape_saddles=False).W

@@ -41,6 +41,7 @@ def test_zeros_of_a_wide_student_are_connected(seed):
     torch.testing.assert_close(path[0], W0)
     torch.testing.assert_close(path[-1], W1)
     assert len(path) <= 2 * 3 + 4
+    assert all(float((b - a).abs().max()) > 0 for a, b in itertools.pairwise(path))
     assert float(land.loss(along(path).flatten(-2)).abs().max()) <= 1e-12
 
 

@@ -95,6 +95,7 @@ def test_rotated_teachers_get_rotated_minima():
         (lambda: block_embed(draw(4), (4, 1)), r"shape \(5,\).*got \(4,\)"),
         (lambda: block_loss(draw(1), (-1,)), "positive block sizes"),
         (lambda: orthonormal(5).symmetric_minimum((3, 1)), "sum to K = 5"),
+        (lambda: orthonormal(5).symmetric_minimum((4.5, 0.5)), "p must be integers"),
         (
             lambda: ReLUTeacherStudent(draw(3, 3), 3).symmetric_minimum((2, 1)),
             "orthonormal teacher",

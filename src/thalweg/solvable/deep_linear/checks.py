@@ -60,9 +60,7 @@ def depth(L: int) -> int:
     Raises:
         InputError: It is no integer of at least 1.
     """
-    if isinstance(L, bool) or int(L) != L or L < 1:
-        raise InputError(f"L must be an integer of at least 1, got {L!r}")
-    return int(L)
+    return at_least_one("L", L)
 
 
 def batch_size(B: int) -> int:
@@ -71,20 +69,18 @@ def batch_size(B: int) -> int:
     Raises:
         InputError: It is no integer of at least 1.
     """
-    if not math.isfinite(B) or int(B) != B or B < 1:
-        raise InputError(f"B must be an integer of at least 1, got {B!r}")
-    return int(B)
+    return at_least_one("B", B)
 
 
-def at_least_one(name: str, value: int) -> int:
+def at_least_one(name: str, value: float) -> int:
     """Return a count.
 
     Raises:
-        InputError: It is below 1.
+        InputError: It is no integer of at least 1.
     """
-    if value < 1:
-        raise InputError(f"{name} must be at least 1, got {value}")
-    return value
+    if isinstance(value, bool) or not 1 <= value < math.inf or int(value) != value:
+        raise InputError(f"{name} must be an integer of at least 1, got {value!r}")
+    return int(value)
 
 
 def descending(name: str, value: Reals) -> np.ndarray:
@@ -102,19 +98,18 @@ def descending(name: str, value: Reals) -> np.ndarray:
     return result
 
 
-def widths_of(widths: Sequence[int]) -> tuple[int, ...]:
+def widths_of(widths: Sequence[float]) -> tuple[int, ...]:
     """Return the widths (d_0, ..., d_L).
 
     Raises:
-        InputError: There are fewer than two, or one is below 1.
+        InputError: There are fewer than two, or one is no integer of at least 1.
     """
-    result = tuple(int(width) for width in widths)
-    if len(result) < 2 or min(result) < 1:
+    if len(widths) < 2 or any(width != int(width) or width < 1 for width in widths):
         raise InputError(
-            "widths must be (d_0, ..., d_L) with L >= 1 and every width at least 1, "
-            f"got {tuple(widths)}"
+            "widths must be (d_0, ..., d_L) with L >= 1 and every width an integer of "
+            f"at least 1, got {tuple(widths)}"
         )
-    return result
+    return tuple(int(width) for width in widths)
 
 
 def as_matrix(name: str, value: Tensor | np.ndarray) -> Tensor:

@@ -124,6 +124,12 @@ class DeepLinear(Landscape):
             device=given.device,
         )
 
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(widths={self.widths}, sigma={self.sigma:g}"
+            f"{'' if self.whitened else ', Sigma given'})"
+        )
+
     @property
     def noise_floor(self) -> float:
         """½ d_L sigma², what the population loss has beyond the excess loss."""
@@ -151,8 +157,13 @@ class DeepLinear(Landscape):
     # A point and its weights --------------------------------------------------------
 
     def weights(self, points: Float[Tensor, "*batch dim"]) -> list[Tensor]:
-        """Return W_1..W_L (..., d_l, d_{l-1}) as views of flat points."""
-        return list(self.layout.split(points).values())
+        """Return W_1..W_L (..., d_l, d_{l-1}) as views of flat points.
+
+        Raises:
+            InputError: Points are complex or integer.
+            StructureError: The last axis is not `dim` long.
+        """
+        return list(self.layout.split(self._checked_points(points)).values())
 
     def flatten(self, weights: Sequence[Tensor]) -> Float[Tensor, "*batch dim"]:
         """Return flat points of W_1..W_L, the inverse of `weights`.

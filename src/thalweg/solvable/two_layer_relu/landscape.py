@@ -47,7 +47,8 @@ class ReLUTeacherStudent(Landscape):
 
     A point is `W.reshape(-1)` for the student W (K, d); the layout has one block with
     a filter a neuron. It stands nowhere (`origin` is None). Everything is computed in
-    float64 and returned in the dtype of the input.
+    float64; tensors come back in the dtype of the input, results of several
+    (`Spectrum`, `Descents`, `OverlapTrajectory`, ...) in float64.
 
     Args:
         V: Teacher of shape (M, d0), no zero row.
@@ -68,12 +69,13 @@ class ReLUTeacherStudent(Landscape):
         V = as_teacher(V)
         if V.ndim != 2:
             raise InputError(f"V must have shape (M, d), got {tuple(V.shape)}")
-        if K < 1:
-            raise InputError(f"K must be at least 1, got {K}")
+        if K != int(K) or K < 1:
+            raise InputError(f"K must be an integer of at least 1, got {K}")
         d = V.shape[1] if d is None else d
-        if d < V.shape[1]:
+        if d != int(d) or d < V.shape[1]:
             raise InputError(
-                f"d must be at least the teacher's dimension {V.shape[1]}, got {d}"
+                "d must be an integer of at least the teacher's dimension "
+                f"{V.shape[1]}, got {d}"
             )
         self.V = torch.nn.functional.pad(V, (0, d - V.shape[1]))
         self.K, self.M, self.d = K, V.shape[0], d
@@ -91,13 +93,21 @@ class ReLUTeacherStudent(Landscape):
         sizes = {"K": self.K, "M": self.M, "d": self.d}
         return super().describe() | sizes | {"teacher": fingerprint(self.V)}
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(M={self.M}, K={self.K}, d={self.d})"
+
     # A point and its weights --------------------------------------------------------
 
     def weights(
         self, point: Float[Tensor, "*batch dim"]
     ) -> Float[Tensor, "*batch K d"]:
-        """Return W (..., K, d) of flat points."""
-        return point.unflatten(-1, (self.K, self.d))
+        """Return W (..., K, d) of flat points.
+
+        Raises:
+            InputError: Points are complex or integer.
+            StructureError: The last axis is not `dim` long.
+        """
+        return self._checked_points(point).unflatten(-1, (self.K, self.d))
 
     def point(self, at: Array | None = None) -> Float[Tensor, " dim"]:
         """Return the flat point of a student W (K, d) or of a point, or the origin."""
@@ -178,16 +188,17 @@ class ReLUTeacherStudent(Landscape):
 
     def overlaps(self, W: Array) -> tuple[Tensor, Tensor, Tensor]:
         """Return Q = WWᵀ (..., K, K), R = WVᵀ (..., K, M) and P = VVᵀ (M, M)."""
-        W = self._student(W)
-        return W @ W.mT, W @ self.V.mT, self.V @ self.V.mT
+        dtype, W = torch.as_tensor(W).dtype, self._student(W)
+        Q, R, P = W @ W.mT, W @ self.V.mT, self.V @ self.V.mT
+        return Q.to(dtype), R.to(dtype), P.to(dtype)
 
     def S_B(self, W: Array) -> tuple[Tensor, Tensor]:
         """Return S (..., K, K) and B (..., K, M) of ∇L = S W - B V.
 
         S is also the Hessian along every direction outside span(V, W).
         """
-        curvature = self._curvature(W)
-        return curvature.S, curvature.B
+        curvature, dtype = self._curvature(W), torch.as_tensor(W).dtype
+        return curvature.S.to(dtype), curvature.B.to(dtype)
 
     def reduce(self, W: Array) -> Reduction:
         """Return W in an orthonormal basis of span(V), and the Gram matrix outside."""
@@ -286,7 +297,8 @@ class ReLUTeacherStudent(Landscape):
 
         At a minimum, splitting neuron i leads to a saddle iff its value is negative.
         """
-        return split_stability(self._one_student("W", W), self.V, self.d)
+        values = split_stability(self._one_student("W", W), self.V, self.d)
+        return values.to(torch.as_tensor(W).dtype)
 
     def dead_direction(self, W: Array, u: Array) -> Tensor:
         """Return the slope of the loss as a neuron grows out of zero along u (..., d).
@@ -299,7 +311,8 @@ class ReLUTeacherStudent(Landscape):
             raise InputError(
                 f"u must have shape (..., {self.d}), got {tuple(directions.shape)}"
             )
-        return dead_direction(self._student(W), self.V, directions)
+        slopes = dead_direction(self._student(W), self.V, directions)
+        return slopes.to(torch.as_tensor(u).dtype)
 
     def steepest_birth(self, W: Array, seed: int = 0) -> tuple[float, Tensor]:
         """Return min over unit u of `dead_direction`, and u: negative iff it helps."""
@@ -335,8 +348,10 @@ class ReLUTeacherStudent(Landscape):
                 "symmetric_minimum needs an orthonormal teacher and K = M, got "
                 f"K = {self.K}, M = {self.M}"
             )
-        if sum(p) != self.K:
-            raise InputError(f"p must sum to K = {self.K}, got {tuple(p)}")
+        if sum(p) != self.K or any(size != int(size) for size in p):
+            raise InputError(
+                f"p must be integers that sum to K = {self.K}, got {tuple(p)}"
+            )
         point = symmetric_minimum(p, seed)
         assert point.W is not None
         return replace(point, W=point.W.to(self.V) @ self.V)

@@ -10,6 +10,7 @@ Loss Landscape in Overparameterized Neural Networks", 2021).
 
 import math
 import warnings
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -107,7 +108,9 @@ def zero_path(W0: Tensor, W1: Tensor, V: Tensor) -> Tensor:
             corners.append(_held(holder, V, K))
         holder[r] = goal[r]
         corners.append(_held(holder, V, K))
-    return torch.stack([*corners, W1])
+    corners.append(W1)
+    apart = [b for a, b in pairwise(corners) if not torch.equal(a, b)]
+    return torch.stack([W0, *apart])
 
 
 def _holders(sigma: Tensor, a: Tensor, M: int) -> list[int]:
