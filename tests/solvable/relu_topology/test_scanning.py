@@ -245,6 +245,19 @@ def test_numbers_of_a_network_by_hand():
     assert json.loads(json.dumps(scanned.to_dict()))["pairs"][0]["locked"] == [0, 1]
 
 
+def test_a_scanned_pair_says_what_it_found():
+    model = nn.Sequential(nn.Linear(2, 4, bias=False), nn.ReLU(), nn.Linear(4, 1))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.eye(4, 2))
+        model[2].weight.copy_(torch.tensor([[1.0, 0.5, -2.0, 3.0]]))
+    found = rt.scan(model, data=torch.ones(1, 2))
+    assert repr(found.pairs) == (
+        "(ScannedPair(0 -> 2: 4 neurons, 2 locked (1 +, 1 -), 1 marginal, 1 free, "
+        "2 dead),)"
+    )
+    assert "dead" not in repr(rt.scan(model))
+
+
 def test_batches_and_tuples_of_data_give_the_same_dead_neurons():
     x = torch.rand(9, 2).double()
     for data in (x, [x[:4], x[4:]], [(x[:4], None), (x[4:], None)]):

@@ -42,18 +42,25 @@ def test_minibatch_gradients_are_tangent_to_the_invariant_set(activation, kappa)
     x, y = torch.from_numpy(rng.standard_normal((9, 4))), rng.standard_normal((9, 3))
     out = activation(x @ w1.T + b) @ w2.T + 0.3
     torch.nn.functional.mse_loss(out, torch.from_numpy(y)).backward()
-    inner = (w1 * w1.grad).sum(1) + b * b.grad
-    outer = kappa * (w2 * w2.grad).sum(0)
-    torch.testing.assert_close(inner, outer, rtol=1e-12, atol=1e-12)
+    # The invariants are quadratic: central differences are their derivative.
+    forward, backward = (
+        rt.invariants(w1 + h * w1.grad, w2 + h * w2.grad, b + h * b.grad, kappa).c
+        for h in (0.1, -0.1)
+    )
+    np.testing.assert_allclose(forward, backward, rtol=0, atol=1e-12)
+    assert np.abs(forward - rt.invariants(w1, w2, b, kappa).c).max() > 1e-6
 
 
 def test_linear_networks_conserve_the_whole_matrix():
     w1, w2 = (torch.from_numpy(w).requires_grad_() for w in layers(5, 3, 2))
     x = torch.from_numpy(np.random.default_rng(2).standard_normal((7, 3)))
     (x @ w1.T @ w2.T).pow(2).mean().backward()
-    derivative = w1.grad @ w1.T + w1 @ w1.grad.T - w2.grad.T @ w2 - w2.T @ w2.grad
-    assert derivative.abs().max() < 1e-12
+    forward, backward = (
+        rt.conserved_matrix(w1 + h * w1.grad, w2 + h * w2.grad) for h in (0.1, -0.1)
+    )
+    np.testing.assert_allclose(forward, backward, rtol=0, atol=1e-12)
     matrix = rt.conserved_matrix(w1, w2)
+    assert np.abs(forward - matrix).max() > 1e-6
     np.testing.assert_allclose(np.diag(matrix), rt.invariants(w1, w2).c, atol=1e-13)
 
 

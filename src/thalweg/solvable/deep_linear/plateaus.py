@@ -105,9 +105,9 @@ def find_plateaus(
     if land.depth == 1:
         return ()
     values = torch.linalg.svdvals(land.product(points).double())
-    ranks = (values > level).sum(-1).numpy()
+    ranks = (values > level).sum(-1).cpu().numpy()
     losses, gradients = land.value_and_gradient(points.double())
-    norms = gradients.norm(dim=-1).numpy()
+    norms = gradients.norm(dim=-1).cpu().numpy()
     if rule == "gradient":
         flat = _runs(_is_flat(norms, quantile, prominence))
         spans = _joined(flat, ranks)

@@ -45,6 +45,15 @@ class ScannedPair:
     inner_signs: np.ndarray
     dead: np.ndarray | None
 
+    def __repr__(self) -> str:
+        signs = self.signs[self.locked]
+        dead = "" if self.dead is None else f", {len(self.dead)} dead"
+        return (
+            f"ScannedPair({self.pair.first} -> {self.pair.second}: {len(self.ins)} "
+            f"neurons, {len(signs)} locked ({np.sum(signs > 0)} +, {np.sum(signs < 0)} "
+            f"-), {len(self.marginal)} marginal, {len(self.free)} free{dead})"
+        )
+
     @property
     def locked(self) -> np.ndarray:
         """Return the sign-locked neurons: one weight out, and c < 0."""

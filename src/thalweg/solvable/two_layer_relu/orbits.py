@@ -33,7 +33,7 @@ def _matched(distance: Tensor, tol: float) -> bool:
 
     if not distance.numel():
         return True
-    far = (distance > tol).double().numpy()
+    far = (distance > tol).double().cpu().numpy()
     rows, columns = linear_sum_assignment(far)
     return not far[rows, columns].any()
 
@@ -95,7 +95,7 @@ def _students_match(A: Tensor, B: Tensor, R: Tensor, T: Tensor, tol: float) -> b
     from scipy.optimize import linear_sum_assignment
 
     distance = (R[:, None] - T).abs().amax(-1)
-    rows, columns = linear_sum_assignment(distance.numpy())
+    rows, columns = linear_sum_assignment(distance.cpu().numpy())
     if float(distance[rows, columns].max()) > tol:
         return False
     gap = A @ A.T - (B @ B.T)[columns][:, columns]

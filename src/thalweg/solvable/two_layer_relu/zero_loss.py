@@ -41,7 +41,8 @@ def distinct_teachers(V: Tensor) -> Tensor:
         stacklevel=3,
     )
     merged = V.new_zeros(len(kept), V.shape[1])
-    return merged.index_add(0, torch.tensor([kept.index(j) for j in first]), V)
+    target = torch.tensor([kept.index(j) for j in first], device=V.device)
+    return merged.index_add(0, target, V)
 
 
 def count_cells(K: int, M: int) -> int:
