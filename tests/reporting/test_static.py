@@ -52,6 +52,16 @@ DATASETS = {
     "persistence": xr.Dataset(
         {"birth": ("pair", [0.0, 1.0]), "death": ("pair", [np.inf, 2.0])}
     ),
+    "tracking": xr.Dataset(
+        {
+            "lambda_max": ("step", [4.0, np.nan, 9.0]),
+            "lambda_max_residual": ("step", [0.1, np.nan, 0.2]),
+            "loss": ("step", [1.0, 0.1, 0.01]),
+            "learning_rate": ("step", [0.2] * 3),
+            "threshold": ("step", [10.0] * 3),
+        },
+        {"step": [0, 10, 20]},
+    ),
     "surface": surface(bowl()),
     "adaptive": adaptive(),
     "line over x0": surface(np.array([1.0, 2.0])),

@@ -26,6 +26,7 @@ from thalweg.reporting._samples import (
     read_samples,
 )
 from thalweg.reporting._scales import Scale, ScaleName, scale_of, ticks
+from thalweg.reporting._tracking import is_tracking, read_tracking
 from thalweg.reporting.figures.theme import COLORS
 
 if TYPE_CHECKING:
@@ -53,8 +54,9 @@ PICTURES = {
     ".pdf": {"CreationDate": None},
 }
 PictureKind: TypeAlias = Literal[
-    "auto", "contour", "cells", "3d", "line", "spectrum", "eigenvalues", "persistence"
-]
+    "auto", "contour", "cells", "3d", "line", "spectrum", "eigenvalues", "persistence",
+    "tracking",
+]  # fmt: skip
 
 _MARKS = {"NaN": "x", "+∞": "^", "−∞": "v"}
 
@@ -74,12 +76,12 @@ def save_figure(
     """Draw a dataset as a .png, .svg or .pdf file and return its path.
 
     Args:
-        dataset: A surface or a line, a spectral density, eigenvalues, or a persistence
-            table.
+        dataset: A surface or a line, a spectral density, eigenvalues, a persistence
+            table, or what a tracker measured.
         path: File to write; its folder is made.
         kind: "contour", "cells" or "3d" for a surface over two directions, "line",
-            "spectrum", "eigenvalues", "persistence", or "auto": what the dataset is,
-            contours for a surface.
+            "spectrum", "eigenvalues", "persistence", "tracking", or "auto": what the
+            dataset is, contours for a surface.
         variable: What is drawn of a surface; `loss`, or else the first.
         scale: "log" levels for positive values, "linear", or "auto".
         clip: Values above are drawn at this level, and counted under the picture.
@@ -105,6 +107,7 @@ def save_figure(
         "spectrum": _spectrum,
         "eigenvalues": _eigenvalues,
         "persistence": _persistence,
+        "tracking": _tracking,
     }
     figure = new_figure()
     if kind in plain:
@@ -148,10 +151,12 @@ def _kind(dataset: "xr.Dataset") -> PictureKind:
         return "persistence"
     if "value" in dataset.variables and dataset["value"].dims == ("pair",):
         return "eigenvalues"
+    if is_tracking(dataset):
+        return "tracking"
     there = ", ".join(map(str, dataset.variables)) or "none"
     raise InputError(
-        "the dataset is no surface, line, spectral density, eigenvalues or persistence "
-        f"table; its variables are: {there}"
+        "the dataset is no surface, line, spectral density, eigenvalues, persistence "
+        f"table or record of a tracker; its variables are: {there}"
     )
 
 
@@ -456,3 +461,35 @@ def _persistence(figure: "Figure", table: "xr.Dataset") -> None:
     bars.invert_yaxis()
     bars.set_xlabel("loss")
     bars.set_ylabel("minimum")
+
+
+def _tracking(figure: "Figure", dataset: "xr.Dataset") -> None:
+    """Draw a panel a quantity, beside λ_max the threshold of stability."""
+    from matplotlib.ticker import MaxNLocator
+
+    tracked = read_tracking(dataset)
+    panels = tracked.panels
+    heights = [2.0 if panel.name == "lambda_max" else 1.0 for panel in panels]
+    figure.set_size_inches(6.4, 1.2 + 1.3 * sum(heights))
+    places = figure.subplots(
+        len(panels), sharex=True, squeeze=False, height_ratios=heights
+    )[:, 0]
+    for axes, panel in zip(places, panels, strict=True):
+        values = np.where(np.isfinite(panel.values), panel.values, np.nan)
+        label = "λ_max" if panel.name == "lambda_max" else panel.label
+        axes.plot(tracked.steps, values, ".-", color=COLORS[0], label=label)
+        if panel.errors is not None:
+            ends = values - panel.errors, values + panel.errors
+            axes.fill_between(tracked.steps, *ends, color=COLORS[0], alpha=0.2, lw=0)
+        if panel.log:
+            axes.set_yscale("log")
+        axes.set_ylabel(panel.label)
+        axes.grid(color="#e3e7e8", linewidth=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+    if tracked.threshold is not None:  # λ_max is the first panel
+        name, values = tracked.threshold
+        places[0].plot(tracked.steps, values, ".--", color=COLORS[1], label=name)
+        places[0].set_ylim(bottom=0)
+        places[0].legend(frameon=False)
+    places[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    places[-1].set_xlabel("step")
