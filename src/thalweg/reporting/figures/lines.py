@@ -91,7 +91,11 @@ def line_figure(
     gaps = not np.isfinite(everything).all()
     figure.update_xaxes(title_text=x_label)
     figure.update_layout(
-        yaxis={"title": {"text": y_label}, "type": "log" if log else "linear"},
+        yaxis={
+            "title": {"text": y_label},
+            "type": "log" if log else "linear",
+            "exponentformat": "power",
+        },
         yaxis2={"overlaying": "y", "range": [-0.02, 1.0], "visible": False},
         showlegend=len(lines) > 1 or gaps,
         height=400,
