@@ -26,6 +26,8 @@ def make_toy(calls):
     def run(
         size, seeds, store, *, M: int = 2, rate: float | None = None, fast: bool = False
     ):
+        if M < 0:
+            raise InputError("M must not be negative")
         values = []
         for seed in seeds:
             piece = store.once(
@@ -114,3 +116,13 @@ def test_bad_settings_are_refused(calls):
     with pytest.raises(InputError, match="resume needs the folder"):
         run_study("toy", resume=True)
     assert calls == []
+
+
+def test_a_refused_option_leaves_the_folder_free(calls, tmp_path):
+    with pytest.raises(InputError, match="must not be negative"):
+        run_study("toy", store=tmp_path, options={"M": -1})
+    run_study("toy", store=tmp_path, options={"M": 1})
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(StoreError, match="another plan"):
+        run_study("toy", store=tmp_path, resume=True, options={"M": -1})
+    assert sorted(tmp_path.iterdir()) == before

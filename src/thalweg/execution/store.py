@@ -131,6 +131,11 @@ class Store:
         with atomic_file(self._items / f"{key}.npz") as file:
             np.savez(file, allow_pickle=False, **plain)
 
+    def abandon(self) -> None:
+        """Take the plan back if nothing was done: the directory is free again."""
+        if not self.done():
+            (self.path / PLAN).unlink(missing_ok=True)
+
     def read(self, key: str) -> dict[str, np.ndarray]:
         """Return the arrays of one item.
 

@@ -61,7 +61,11 @@ def run_study(
     folder = None if store is None else Path(store)
     pieces = StudyStore(folder, plan, resume=resume)
     with Meter() as meter:
-        study = module.run(size, chosen, pieces, **settings)
+        try:
+            study = module.run(size, chosen, pieces, **settings)
+        except InputError:
+            pieces.abandon()
+            raise
     if folder is not None:
         _write(folder, info, study, plan, meter)
     return study

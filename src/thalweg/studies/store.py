@@ -46,3 +46,8 @@ class StudyStore:
         if self._store is not None:
             self._store.write(key, arrays)
         return arrays
+
+    def abandon(self) -> None:
+        """Leave the folder free for other settings, if nothing was computed yet."""
+        if self._store is not None:
+            self._store.abandon()
