@@ -24,10 +24,6 @@ lint: $(VENV)/.test  ## format, lint, types, import contracts
 
 bench: $(VENV)/.bench  ## side by side with peers, in an environment of its own
 	$(VENV)-bench/bin/python -m benchmarks
-	$(VENV)-bench/bin/python -m benchmarks.two_layer_relu
-	$(VENV)-bench/bin/python -m benchmarks.deep_linear
-	$(VENV)-bench/bin/python -m benchmarks.executors
-	$(VENV)-bench/bin/python -m benchmarks.alignment
 
 docs: $(VENV)/.test  ## build the site into site/
 	$(BIN)/mkdocs build --strict

@@ -1,39 +1,45 @@
-"""Run comparisons by name, all by default; print JSON and keep it under results/."""
+"""Run benchmarks by name, all by default; print JSON and keep it under results/."""
 
-import json
-import os
-import platform
 import sys
-from pathlib import Path
+from functools import cache
+from importlib import import_module
 
 import torch
 
 from benchmarks.cases import CASES
+from benchmarks.recording import record
 from benchmarks.subject import subject
+
+# Modules with a function `measure` that returns all of their figures.
+MODULES = (
+    "two_layer_relu",
+    "deep_linear",
+    "relu_topology",
+    "refine",
+    "alignment",
+    "executors",
+)
+subject_once = cache(subject)
+
+
+def figures(name: str) -> dict[str, object]:
+    """Measure one benchmark; the cases are in float32."""
+    if name in CASES:
+        contenders = CASES[name](subject_once(torch.float32))
+        return {"dtype": "float32", "contenders": contenders}
+    return import_module(f"benchmarks.{name}").measure()
 
 
 def main(names: list[str]) -> int:
-    """Run the named cases in float32; return the exit code."""
-    unknown = sorted(set(names) - set(CASES))
+    """Run the named benchmarks in one thread; return the exit code."""
+    known = [*CASES, *MODULES]
+    unknown = sorted(set(names) - set(known))
     if unknown:
-        print(f"unknown: {unknown}; there are {sorted(CASES)}", file=sys.stderr)
+        print(f"unknown: {unknown}; there are {known}", file=sys.stderr)
         return 2
     torch.set_num_threads(1)
-    machine = {
-        "cores": os.cpu_count(),
-        "threads": 1,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "dtype": "float32",
-    }
-    one = subject(torch.float32)
-    for name in names or CASES:
-        report = {"case": name, "machine": machine, "contenders": CASES[name](one)}
-        text = json.dumps(report, indent=2)
-        print(text, flush=True)
-        folder = Path(__file__).parent / "results"
-        folder.mkdir(exist_ok=True)
-        (folder / f"{name}.json").write_text(text + "\n")
+    for name in names or known:
+        record(name, figures(name))
     return 0
 
 

@@ -1,6 +1,6 @@
 """Alignment against rebasin: planted permutations, and digits networks of two seeds.
 
-    python -m benchmarks.alignment
+    python -m benchmarks alignment
 
 Prints JSON and keeps it under results/. Both match weights from the identity, without
 restarts. A planted permutation is recovered where the distance that is left is zero;
@@ -9,11 +9,6 @@ output. thalweg's time includes measuring that error, which it does by default.
 """
 
 import copy
-import json
-import os
-import platform
-import sys
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -156,26 +151,9 @@ def trained(width: int) -> dict[str, object]:
     return {"barrier": ti.barrier(land, *ends).value, "contenders": report}
 
 
-def main() -> int:
-    """Run all cases in one thread."""
-    torch.set_num_threads(1)
-    report = {
-        "machine": {
-            "cores": os.cpu_count(),
-            "threads": 1,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-        },
+def measure() -> dict[str, object]:
+    """Measure planted permutations and trained pairs."""
+    return {
         "planted": {name: planted(build) for name, build in NETWORKS.items()},
         "trained": {f"64-{w}-{w}-10": trained(w) for w in (32, 128, 512)},
     }
-    text = json.dumps(report, indent=2)
-    print(text)
-    folder = Path(__file__).parent / "results"
-    folder.mkdir(exist_ok=True)
-    (folder / "alignment.json").write_text(text + "\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,20 +1,15 @@
 """Ensembles of deep linear modes against torchsde, NumPy and plain loops.
 
-    python -m benchmarks.deep_linear
+    python -m benchmarks deep_linear
 
 Prints JSON and keeps it under results/. One thread; CPU seconds of this process;
 contenders take turns, after a warm-up. Each row integrates the same equation by the
 same scheme for the same number of steps; what the ends of the paths are is compared.
 """
 
-import json
 import math
-import os
-import platform
 import random
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -199,30 +194,11 @@ def wide(width: int = 512, depth: int = 4) -> dict[str, object]:
     return {"width": width, "depth": depth, "parameters": land.dim} | found["thalweg"]
 
 
-def main() -> int:
-    """Run everything."""
-    torch.set_num_threads(1)
-    report = {
-        "machine": {
-            "cores": os.cpu_count(),
-            "load": os.getloadavg()[0],
-            "threads": 1,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-        },
+def measure() -> dict[str, object]:
+    """Measure paths, batch sizes, replicas and a wide network."""
+    return {
         "paths": [paths(n) for n in STEPS],
         "scalar SGD": [batch_sizes(sigma) for sigma in (0.0, SIGMA)],
         "matrix SGD": matrices(),
         "directional variance": wide(),
     }
-    text = json.dumps(report, indent=2)
-    print(text)
-    folder = Path(__file__).parent / "results"
-    folder.mkdir(exist_ok=True)
-    (folder / "deep_linear.json").write_text(text + "\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,6 +1,6 @@
 """What an executor adds to each chunk of a job.
 
-    python -m benchmarks.executors
+    python -m benchmarks executors
 
 Chunks that compute next to nothing are run on two workers that are there already and
 hold the constant; contenders take turns. Wall time of a chunk is what it takes when
@@ -9,13 +9,9 @@ under results/.
 """
 
 import contextlib
-import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -55,9 +51,8 @@ MAKERS: dict[str, Callable[[], contextlib.AbstractContextManager]] = {
 }
 
 
-def main() -> None:
-    """Measure all executors, print and keep the figures."""
-    torch.set_num_threads(1)
+def measure() -> dict[str, object]:
+    """Measure what all executors take to start, and for a chunk."""
     items = [Item(f"i{i}", (i,)) for i in range(CHUNKS)]
     expected = execute(items, chunk, recipe)
     report: dict[str, dict[str, object]] = {}
@@ -83,22 +78,4 @@ def main() -> None:
         for kind, values in zip(("wall", "cpu"), zip(*pairs, strict=True), strict=True):
             milliseconds = 1e3 * statistics.median(values) / CHUNKS
             report[name][f"{kind}_milliseconds_a_chunk"] = milliseconds
-    found = {
-        "case": "executors",
-        "machine": {
-            "cores": os.cpu_count(),
-            "threads": 1,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-        },
-        "chunks": CHUNKS,
-        "workers": 2,
-        "contenders": report,
-    }
-    text = json.dumps(found, indent=2)
-    print(text)
-    (Path(__file__).parent / "results" / "executors.json").write_text(text + "\n")
-
-
-if __name__ == "__main__":
-    main()
+    return {"chunks": CHUNKS, "workers": 2, "contenders": report}

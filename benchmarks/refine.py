@@ -1,18 +1,12 @@
 """Adaptive surfaces against uniform grids: a front located, an error reached.
 
-    python -m benchmarks.refine
+    python -m benchmarks refine
 
 Prints JSON and keeps it under results/. Evaluations are counted, not timed. Both kinds
 of surfaces are interpolated alike: linearly in log(1 + L) on the grid they are given
 on. A cliff and a gap are known in closed form; the random planes are those of the
 network on the digits.
 """
-
-import json
-import os
-import platform
-import sys
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -169,15 +163,9 @@ def ratio(
     return points / min(enough) if enough else None
 
 
-def main() -> int:
-    """Run all cases in one thread."""
-    torch.set_num_threads(1)
-    report = {
-        "machine": {
-            "cores": os.cpu_count(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-        },
+def measure() -> dict[str, object]:
+    """Count evaluations for four fronts, and points for the random planes."""
+    return {
         "fronts": [
             front("line", gap=False),
             front("circle", gap=False),
@@ -186,13 +174,3 @@ def main() -> int:
         ],
         "planes": [plane(seed) for seed in PLANES],
     }
-    text = json.dumps(report, indent=1)
-    print(text)
-    folder = Path(__file__).parent / "results"
-    folder.mkdir(exist_ok=True)
-    (folder / "refine.json").write_text(text + "\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

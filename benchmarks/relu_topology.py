@@ -1,39 +1,27 @@
 """Invariants, Betti numbers and ensembles of small ReLU networks, timed.
 
-    python -m benchmarks.relu_topology
+    python -m benchmarks relu_topology
 
 Prints JSON and keeps it under results/. One thread; CPU seconds of this process; the
 contenders take turns. The peer of the ensemble is a loop that trains each network as a
 torch module with torch's SGD, from the same start: the losses at the end are compared.
 """
 
-import json
-import os
-import platform
 import statistics
-import sys
-import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.timing import cpu, race
 from thalweg.models import mlp
 from thalweg.seeding import normal
 from thalweg.solvable import relu_topology as rt
 
 F64 = torch.zeros((), dtype=torch.float64)
 REPLICAS, STEPS, REPEATS = 200, 50, 3
-
-
-def cpu(work: Callable[[], object]) -> tuple[float, object]:
-    """Return CPU seconds and the result."""
-    started = time.process_time()
-    result = work()
-    return time.process_time() - started, result
 
 
 def median(work: Callable[[], object], repeats: int = 5) -> float:
@@ -112,25 +100,21 @@ def ensembles() -> dict[str, object]:
     for width in (2, 16):
         w1 = normal((REPLICAS, width, 2), 0, "w1", like=F64)
         w2 = normal((REPLICAS, width), 0, "w2", like=F64)
-        contenders = {
-            "thalweg": partial(together, w1, w2, x, y),
-            "modules": partial(modules, w1, w2, x, y),
-        }
-        taken: dict[str, list[float]] = {name: [] for name in contenders}
-        ends: dict[str, Tensor] = {}
-        contenders["thalweg"]()
-        for _ in range(REPEATS):
-            for name, work in contenders.items():
-                seconds, ends[name] = cpu(work)  # type: ignore[assignment]
-                taken[name].append(seconds)
-        medians = {name: statistics.median(values) for name, values in taken.items()}
+        found = race(
+            {
+                "thalweg": partial(together, w1, w2, x, y),
+                "modules": partial(modules, w1, w2, x, y),
+            },
+            REPEATS,
+            warm=True,
+        )
+        ends = {name: row.pop("result") for name, row in found.items()}
         results[f"{width} neurons"] = {
             "replicas": REPLICAS,
             "steps": STEPS,
-            "cpu_seconds": medians,
-            "ratio": medians["modules"] / medians["thalweg"],
+            "contenders": found,
             "largest_difference_of_losses": float(
-                (ends["thalweg"] - ends["modules"]).abs().max()
+                (ends["thalweg"] - ends["modules"]).abs().max()  # type: ignore[operator]
             ),
         }
     return results
@@ -170,29 +154,11 @@ def monitor() -> dict[str, object]:
     }
 
 
-def main() -> int:
-    """Run all of it."""
-    torch.set_num_threads(1)
-    report = {
-        "machine": {
-            "cores": os.cpu_count(),
-            "load": os.getloadavg()[0],
-            "threads": 1,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-        },
+def measure() -> dict[str, object]:
+    """Measure invariants, Betti numbers, ensembles and the monitor."""
+    return {
         "invariants": invariants(),
         "polynomial": polynomial(),
         "ensembles": ensembles(),
         "monitor": monitor(),
     }
-    text = json.dumps(report, indent=2)
-    print(text)
-    folder = Path(__file__).parent / "results"
-    folder.mkdir(exist_ok=True)
-    (folder / "relu_topology.json").write_text(text + "\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

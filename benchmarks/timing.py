@@ -7,6 +7,13 @@ import time
 from collections.abc import Callable
 
 
+def cpu(work: Callable[[], object]) -> tuple[float, object]:
+    """Return CPU seconds and the result."""
+    started = time.process_time()
+    result = work()
+    return time.process_time() - started, result
+
+
 def race(
     contenders: dict[str, Callable[[], object]], repeats: int, *, warm: bool = False
 ) -> dict[str, dict[str, object]]:
@@ -22,11 +29,9 @@ def race(
                 continue
             try:
                 with contextlib.redirect_stdout(io.StringIO()):
-                    started = time.process_time()
-                    result = work()
-                    taken = time.process_time() - started
-                    if turn or not warm:
-                        times[name].append(taken)
+                    taken, result = cpu(work)
+                if turn or not warm:
+                    times[name].append(taken)
             except Exception as error:  # a peer's failure is a figure of its own
                 report[name] = {"skipped": f"{type(error).__name__}: {error}"}
                 continue

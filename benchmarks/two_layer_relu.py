@@ -1,6 +1,6 @@
 """Descents to certified minima, against a loop of scipy on the same starts.
 
-    python -m benchmarks.two_layer_relu [K ...]
+    python -m benchmarks two_layer_relu
 
 Prints JSON and keeps it under results/. One thread; CPU seconds of this process;
 contenders take turns. scipy's L-BFGS-B runs on a vectorized NumPy objective and ends at
@@ -8,20 +8,15 @@ gradient norms of 1e-8 to 1e-7; it is counted alone, and with the Newton polish 
 and the Cholesky certificate that thalweg's descents have.
 """
 
-import json
 import math
-import os
-import platform
 import statistics
-import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import scipy.optimize
 import torch
 
+from benchmarks.timing import cpu
 from thalweg.seeding import normal
 from thalweg.solvable import ReLUTeacherStudent
 from thalweg.solvable.two_layer_relu import OverlapFlow, wilson
@@ -33,13 +28,6 @@ PEERS = {6: 60, 10: 40, 20: 20}
 TRUST = {6: 6, 10: 3, 20: 1}
 REPEATS = 3
 F64 = torch.zeros((), dtype=torch.float64)
-
-
-def cpu(work: Callable[[], object]) -> tuple[float, object]:
-    """Return CPU seconds and the result."""
-    started = time.process_time()
-    result = work()
-    return time.process_time() - started, result
 
 
 def numpy_objective(V: np.ndarray) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
@@ -252,32 +240,6 @@ def kernels(K: int = 20) -> dict[str, object]:
     }
 
 
-def main(widths: list[int]) -> int:
-    """Run at the given widths, all by default."""
-    unknown = sorted(set(widths) - set(OURS))
-    if unknown:
-        print(f"unknown widths {unknown}; there are {sorted(OURS)}", file=sys.stderr)
-        return 2
-    torch.set_num_threads(1)
-    report = {
-        "machine": {
-            "cores": os.cpu_count(),
-            "load": os.getloadavg()[0],
-            "threads": 1,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "scipy": scipy.__version__,
-        },
-        "descents": [descents(K) for K in widths or OURS],
-        "kernels": kernels(),
-    }
-    text = json.dumps(report, indent=2)
-    print(text)
-    folder = Path(__file__).parent / "results"
-    folder.mkdir(exist_ok=True)
-    (folder / "two_layer_relu.json").write_text(text + "\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main([int(word) for word in sys.argv[1:]]))
+def measure() -> dict[str, object]:
+    """Measure descents at all widths, and the kernels."""
+    return {"descents": [descents(K) for K in OURS], "kernels": kernels()}
