@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy.integrate import quad, solve_ivp
 
+from draws import draw
 from thalweg.errors import InputError
-from thalweg.seeding import normal
 from thalweg.solvable import DeepLinear
 from thalweg.solvable.deep_linear import (
     escape_time,
@@ -14,12 +14,6 @@ from thalweg.solvable.deep_linear import (
     mode_strength,
     two_layer_flow,
 )
-
-F64 = torch.empty(0, dtype=torch.float64)
-
-
-def draw(*shape, seed=0):
-    return normal(shape, seed, "test", like=F64)
 
 
 @pytest.mark.parametrize("L", [1, 2, 3, 4, 7])

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from draws import draw
 from thalweg.errors import InputError, StructureError
-from thalweg.seeding import normal
 from thalweg.solvable import DeepLinear
 from thalweg.solvable.deep_linear import (
     critical_point,
@@ -18,12 +18,6 @@ from thalweg.solvable.deep_linear import (
     saddle_index,
 )
 from thalweg.solvable.deep_linear.checks import at_least_one, widths_of
-
-F64 = torch.empty(0, dtype=torch.float64)
-
-
-def draw(*shape, seed=0):
-    return normal(shape, seed, "test", like=F64)
 
 
 def plain_loss(point, widths, M, Sigma):

@@ -6,21 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from draws import draw
 from thalweg.errors import (
     DegeneracyWarning,
     DynamicsWarning,
     InputError,
     StructureError,
 )
-from thalweg.seeding import normal
 from thalweg.solvable import DeepLinear
 from thalweg.solvable.deep_linear import learning_time, mode_diffusion
-
-F64 = torch.empty(0, dtype=torch.float64)
-
-
-def draw(*shape, seed=0):
-    return normal(shape, seed, "test", like=F64)
 
 
 def diagonal(*S):

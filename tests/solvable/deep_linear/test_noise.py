@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from draws import draw
 from thalweg.errors import InputError
-from thalweg.seeding import normal
 from thalweg.solvable import DeepLinear
 from thalweg.solvable.deep_linear import (
     GaussianGradientCovariance,
@@ -18,12 +18,6 @@ from thalweg.solvable.deep_linear import (
     noise_peak,
     peak_times,
 )
-
-F64 = torch.empty(0, dtype=torch.float64)
-
-
-def draw(*shape, seed=0):
-    return normal(shape, seed, "test", like=F64)
 
 
 def problem(sigma=0.7):

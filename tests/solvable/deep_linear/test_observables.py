@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from draws import draw
 from thalweg.errors import DegeneracyWarning, InputError
-from thalweg.seeding import normal
 from thalweg.solvable import DeepLinear
 from thalweg.solvable.deep_linear import (
     critical_point,
@@ -19,12 +19,7 @@ from thalweg.solvable.deep_linear import (
     peak_times,
 )
 
-F64 = torch.empty(0, dtype=torch.float64)
 S = (3.0, 1.5, 0.7)
-
-
-def draw(*shape, seed=0):
-    return normal(shape, seed, "test", like=F64)
 
 
 def diagonal(*S):

@@ -6,16 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from draws import draw
 from thalweg.errors import InputError, StructureError
-from thalweg.seeding import generator, normal
+from thalweg.seeding import generator
 from thalweg.solvable import ReLUTeacherStudent
 from thalweg.solvable.two_layer_relu import relu_kernel, relu_loss, student_loss
-
-F64 = torch.empty(0, dtype=torch.float64)
-
-
-def draw(*shape, seed=0, scale=1.0):
-    return scale * normal(shape, seed, "test", like=F64)
 
 
 def plain_loss(W, V):

@@ -5,18 +5,12 @@ import math
 import pytest
 import torch
 
+from draws import draw
 from thalweg.errors import InputError
-from thalweg.seeding import normal
 from thalweg.solvable import ReLUTeacherStudent
 from thalweg.solvable.two_layer_relu import KIND, STATUS
 from thalweg.solvable.two_layer_relu.objective import Objective
 from thalweg.solvable.two_layer_relu.polish import certify, newton_polish
-
-F64 = torch.empty(0, dtype=torch.float64)
-
-
-def draw(*shape, seed=0):
-    return normal(shape, seed, "test", like=F64)
 
 
 def orthonormal(k, K=None, d=None):

@@ -6,16 +6,11 @@ import math
 import pytest
 import torch
 
+from draws import draw
 from thalweg.errors import InputError
-from thalweg.seeding import generator, normal
+from thalweg.seeding import generator
 from thalweg.solvable import ReLUTeacherStudent
 from thalweg.solvable.two_layer_relu import OverlapFlow, orthant_moments
-
-F64 = torch.empty(0, dtype=torch.float64)
-
-
-def draw(*shape, seed=0):
-    return normal(shape, seed, "test", like=F64)
 
 
 def eye(k):

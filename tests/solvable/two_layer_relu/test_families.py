@@ -5,17 +5,11 @@ import itertools
 import pytest
 import torch
 
+from draws import draw
 from thalweg.errors import InputError
-from thalweg.seeding import normal
 from thalweg.solvable import ReLUTeacherStudent
 from thalweg.solvable.two_layer_relu import same_function, same_orbit, wilson
 from thalweg.solvable.two_layer_relu.orbits import merged
-
-F64 = torch.empty(0, dtype=torch.float64)
-
-
-def draw(*shape, seed=0):
-    return normal(shape, seed, "test", like=F64)
 
 
 def eye(k):

@@ -5,16 +5,10 @@ import itertools
 import pytest
 import torch
 
+from draws import draw
 from thalweg.errors import DataWarning, InputError
-from thalweg.seeding import normal
 from thalweg.solvable import ReLUTeacherStudent
 from thalweg.solvable.two_layer_relu import count_cells, split_neuron, student_loss
-
-F64 = torch.empty(0, dtype=torch.float64)
-
-
-def draw(*shape, seed=0):
-    return normal(shape, seed, "test", like=F64)
 
 
 @pytest.mark.parametrize(("K", "M"), [(3, 3), (4, 2), (5, 3), (2, 3)])

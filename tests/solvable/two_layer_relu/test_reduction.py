@@ -5,15 +5,9 @@ import math
 import pytest
 import torch
 
+from draws import draw
 from thalweg.errors import InputError
-from thalweg.seeding import normal
 from thalweg.solvable import ReLUTeacherStudent
-
-F64 = torch.empty(0, dtype=torch.float64)
-
-
-def draw(*shape, seed=0):
-    return normal(shape, seed, "test", like=F64)
 
 
 def test_spectrum_by_blocks_equals_brute_force_seven_dimensions_up():
@@ -37,11 +31,11 @@ def test_spectrum_at_the_global_minimum_is_known(k):
     eye = torch.eye(k, dtype=torch.float64)
     p = 1 / (2 * math.pi)
     one = torch.tensor(
-        [[0.5 + (k - 1) * p, (k - 1) / 4], [0.25, k / 4 + p]], dtype=F64.dtype
+        [[0.5 + (k - 1) * p, (k - 1) / 4], [0.25, k / 4 + p]], dtype=torch.float64
     )
     three = torch.tensor(
         [[0.5 - p, -0.25, (k - 1) / 4], [0, 0.25, p], [0.25, p - 0.25, k / 4]],
-        dtype=F64.dtype,
+        dtype=torch.float64,
     )
     expected = (
         [0.25 - p] * (k * (k - 1) // 2)

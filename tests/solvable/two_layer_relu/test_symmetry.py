@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from draws import draw
 from thalweg.errors import InputError
-from thalweg.seeding import normal
 from thalweg.solvable import ReLUTeacherStudent
 from thalweg.solvable.two_layer_relu import (
     block_embed,
@@ -15,12 +15,6 @@ from thalweg.solvable.two_layer_relu import (
     student_loss,
 )
 from thalweg.solvable.two_layer_relu.symmetry import count_unknowns, orbit_sizes
-
-F64 = torch.empty(0, dtype=torch.float64)
-
-
-def draw(*shape, seed=0):
-    return normal(shape, seed, "test", like=F64)
 
 
 def orthonormal(k):
