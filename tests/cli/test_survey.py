@@ -166,6 +166,10 @@ def test_a_step_is_exported_by_the_name_of_the_file(folder, capsys):
     ]:
         assert run(["report", "out", "--export", wrong]) == 2
         assert message in capsys.readouterr().err
+    for wrong in ("surface.stl", "layers.nc"):  # told before anything is written
+        options = ["--export", "new/point.nc", "--export", wrong]
+        assert run(["report", "out", *options]) == 2
+        assert not Path("new").exists()
 
 
 def test_several_directories_are_compared(folder, capsys):

@@ -286,8 +286,30 @@ def test_what_does_not_go_into_a_format_is_said(tmp_path, dataset, name, message
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_refused_export_makes_no_folder(tmp_path):
+    for name in ("a.stl", "a.vtp", "a.vts"):
+        with pytest.raises(InputError):
+            export(surface(), tmp_path / "new" / name, variable="acc")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_bad_options_are_named(tmp_path):
     with pytest.raises(InputError, match="variable must be one of loss, got 'acc'"):
         export(surface(), tmp_path / "a.vts", variable="acc")
     with pytest.raises(InputError, match="scale 'log' needs positive values"):
         export(surface(-np.ones((4, 3))), tmp_path / "a.vts", scale="log")
+    line = surface(acc=(("x0", "x1"), np.zeros((4, 3)))).isel(x1=0, drop=True)
+    for name in ("a.vtp", "a.svg"):
+        with pytest.raises(InputError, match="variable must be one of loss, acc, got"):
+            export(line, tmp_path / name, variable="error")
+
+
+def test_a_figure_of_a_line_shows_the_variable_asked_for(tmp_path):
+    values = np.arange(12.0).reshape(4, 3)
+    line = surface(acc=(("x0", "x1"), values)).isel(x1=0, drop=True)
+    files = {
+        name: export(line, tmp_path / f"{name}.svg", variable=name).read_bytes()
+        for name in ("loss", "acc")
+    }
+    alone = export(line[["acc"]], tmp_path / "alone.svg").read_bytes()
+    assert files["acc"] == alone != files["loss"]

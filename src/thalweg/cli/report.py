@@ -45,14 +45,14 @@ def report(
     json: Json = False,
 ) -> None:
     """Rebuild the report of a survey, export its results, or compare several."""
-    from thalweg.surveying import compare_surveys, export_step, rebuild_report
+    from thalweg.surveying import compare_surveys, export_steps, rebuild_report
 
     if export:
         if len(directories) > 1:
             raise InputError(
                 f"--export takes the results of one survey, got {len(directories)}"
             )
-        files = [str(export_step(directories[0], path)) for path in export]
+        files = [str(path) for path in export_steps(directories[0], export)]
         typer.echo(to_json({"exported": files}) if json else "\n".join(files))
         return
     if len(directories) > 1:

@@ -2,7 +2,7 @@
 
 from thalweg.reporting._numbers import format_cost, format_number, format_value
 from thalweg.reporting.animation import animate
-from thalweg.reporting.exporting import export
+from thalweg.reporting.exporting import check_suffix, export
 from thalweg.reporting.figures import (
     basins_figure,
     eigenvalue_figure,
@@ -61,6 +61,7 @@ __all__ = [
     "tracking_figure",
     # files: static figures, and what other programs open
     "animate",
+    "check_suffix",
     "export",
     "save_figure",
     # the report

@@ -287,35 +287,43 @@ class Lines:
     y_label: str
 
 
-def read_lines(dataset: "xr.Dataset") -> Lines:
+def read_lines(dataset: "xr.Dataset", variable: str | None = None) -> Lines:
     """Return the lines of a dataset over `t` or `x0`.
 
-    The variable `loss`, or all that are sampled where there is none. A second dim, such
-    as `pair`, gives one line for each of its entries.
+    By default of the variable `loss`, or of all that are sampled where there is none. A
+    second dim, such as `pair`, gives one line for each of its entries.
 
     Raises:
-        InputError: There is no such axis, or nothing along it.
+        InputError: There is no such axis, or no such variable along it.
     """
     axis = next((name for name in ("t", "x0") if name in dataset.sizes), None)
     names = [
         str(name)
-        for name, variable in dataset.data_vars.items()
-        if axis in variable.dims and len(variable.dims) <= 2 and name not in _MASKS
+        for name, one in dataset.data_vars.items()
+        if axis in one.dims and len(one.dims) <= 2 and name not in _MASKS
     ]
     if axis is None or not names:
         there = ", ".join(map(str, dataset.variables)) or "none"
         raise InputError(
             f"the dataset has no variable over t or x0; its variables are: {there}"
         )
+    if variable is None:
+        names = ["loss"] if "loss" in names else names
+    elif variable in names:
+        names = [variable]
+    else:
+        raise InputError(
+            f"variable must be one of {', '.join(names)}, got {variable!r}"
+        )
     lines: dict[str, np.ndarray] = {}
-    for name in ["loss"] if "loss" in names else names:
-        variable = dataset[name].transpose(..., axis)
-        values = np.asarray(variable.values, dtype=float)
+    for name in names:
+        sampled = dataset[name].transpose(..., axis)
+        values = np.asarray(sampled.values, dtype=float)
         if values.ndim == 1:
             lines[name] = values
             continue
-        other = variable.dims[0]
-        entries = variable[other].values if other in variable.coords else None
+        other = sampled.dims[0]
+        entries = sampled[other].values if other in sampled.coords else None
         for index, row in enumerate(values):
             label = str(entries[index]) if entries is not None else f"{other} {index}"
             lines[label if "loss" in names else f"{name}, {label}"] = row

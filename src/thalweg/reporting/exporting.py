@@ -4,7 +4,7 @@ import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, get_args
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 from jaxtyping import Float
@@ -25,15 +25,36 @@ from thalweg.reporting.static import PICTURES, save_figure
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["export"]
+__all__ = ["check_suffix", "export"]
 
-_Writer: TypeAlias = Callable[
-    ["xr.Dataset", str | None, ScaleName, float | None, Encoding], bytes
-]
+
+class _Wanted(NamedTuple):
+    """What is asked of a VTK file."""
+
+    variable: str | None
+    scale: ScaleName
+    clip: float | None
+    encoding: Encoding
+
+
+_Writer: TypeAlias = Callable[["xr.Dataset", _Wanted], bytes]
+_SUFFIXES = (".nc", ".zarr", ".vts", ".vtp", *PICTURES)
 _ACCEPTED = (
     ".nc or .zarr (the whole dataset), .vts (a surface) or .vtp (points and lines) for "
     f"ParaView, {', '.join(PICTURES)} (a figure)"
 )
+
+
+def check_suffix(path: str | os.PathLike[str]) -> str:
+    """Return the suffix that chooses the format of `export`.
+
+    Raises:
+        InputError: It is none of those.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in _SUFFIXES:
+        raise InputError(f"path must end in {_ACCEPTED}; got {Path(path).name!r}")
+    return suffix
 
 
 def export(
@@ -78,43 +99,36 @@ def export(
             format.
     """
     target = Path(path)
-    suffix = target.suffix.lower()
+    suffix = check_suffix(target)
     if suffix in PICTURES:
         return save_figure(dataset, target, variable=variable, scale=scale, clip=clip)
-    if suffix not in (".nc", ".zarr", ".vts", ".vtp"):
-        raise InputError(f"path must end in {_ACCEPTED}; got {target.name!r}")
     if encoding not in get_args(Encoding):
         raise InputError(f"encoding must be 'base64' or 'ascii', got {encoding!r}")
-    target.parent.mkdir(parents=True, exist_ok=True)
     if suffix in (".nc", ".zarr"):
+        target.parent.mkdir(parents=True, exist_ok=True)
         save_dataset(dataset, target)
         return target
     if suffix == ".vtp" and "point_x0" in dataset.coords:
         dataset = _evaluated(dataset)
     writer = _structured if suffix == ".vts" else _unstructured(dataset)
-    content = writer(dataset, variable, scale, clip, encoding)
+    content = writer(dataset, _Wanted(variable, scale, clip, encoding))
+    target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(target) as file:
         file.write(content)
     return target
 
 
-def _structured(
-    dataset: "xr.Dataset",
-    variable: str | None,
-    scale: ScaleName,
-    clip: float | None,
-    encoding: Encoding,
-) -> bytes:
+def _structured(dataset: "xr.Dataset", wanted: _Wanted) -> bytes:
     if not grid_variables(dataset) and _is_scattered(dataset):
         raise InputError("a .vts is a grid; scattered points go into a .vtp")
-    samples = read_samples(dataset, variable)
+    samples = read_samples(dataset, wanted.variable)
     k = len(samples.axes)
     if k not in (2, 3):
         advice = ": a line goes into a .vtp" if k == 1 else ""
         raise InputError(
             f"a .vts is a surface over 2 or 3 axes, the dataset has {k}{advice}"
         )
-    how = scale_of(samples.values, scale, clip)
+    how = scale_of(samples.values, wanted.scale, wanted.clip)
     coordinates = [*np.meshgrid(*samples.axes, indexing="ij")]
     arrays = _arrays(dataset, grid_axes(dataset), samples.name)
     if k == 2:
@@ -128,22 +142,16 @@ def _structured(
         {name: array.reshape(shape) for name, array in arrays.items()},
         hidden.reshape(shape),
         _notes(dataset, samples.name, how, hidden),
-        encoding,
+        wanted.encoding,
     )
 
 
-def _scattered(
-    dataset: "xr.Dataset",
-    variable: str | None,
-    scale: ScaleName,
-    clip: float | None,
-    encoding: Encoding,
-) -> bytes:
-    samples = read_scattered(dataset, variable)
+def _scattered(dataset: "xr.Dataset", wanted: _Wanted) -> bytes:
+    samples = read_scattered(dataset, wanted.variable)
     count, k = samples.coordinates.shape
     if k > 3:
         raise InputError(f"a .vtp has points in 1 to 3 axes, the dataset has {k}")
-    how = scale_of(samples.values, scale, clip)
+    how = scale_of(samples.values, wanted.scale, wanted.clip)
     arrays = _arrays(dataset, (samples.dim,), samples.name)
     points = np.zeros((count, 3))
     points[:, :k] = samples.coordinates
@@ -158,20 +166,14 @@ def _scattered(
         order[finite],
         _runs(finite, order) if samples.dim == "step" else [],
         _notes(dataset, samples.name, how, ~finite),
-        encoding,
+        wanted.encoding,
     )
 
 
-def _lines(
-    dataset: "xr.Dataset",
-    variable: str | None,
-    scale: ScaleName,
-    clip: float | None,
-    encoding: Encoding,
-) -> bytes:
-    sampled = read_lines(dataset if variable is None else dataset[[variable]])
+def _lines(dataset: "xr.Dataset", wanted: _Wanted) -> bytes:
+    sampled = read_lines(dataset, wanted.variable)
     values = np.concatenate(list(sampled.lines.values()))
-    how = scale_of(values, scale, clip)
+    how = scale_of(values, wanted.scale, wanted.clip)
     count = len(sampled.lines)
     name = next(iter(sampled.lines)) if count == 1 else sampled.y_label or "value"
     arrays = {name: values}
@@ -185,7 +187,9 @@ def _lines(
     lines = [run for row in order for run in _runs(finite[row], row)]
     notes = _notes(dataset, name, how, ~finite)
     notes["lines"] = "\n".join(sampled.lines)
-    return poly_data(points, arrays, order[:, :0].ravel(), lines, notes, encoding)
+    return poly_data(
+        points, arrays, order[:, :0].ravel(), lines, notes, wanted.encoding
+    )
 
 
 def _evaluated(dataset: "xr.Dataset") -> "xr.Dataset":

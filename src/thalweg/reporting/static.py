@@ -82,7 +82,8 @@ def save_figure(
         kind: "contour", "cells" or "3d" for a surface over two directions, "line",
             "spectrum", "eigenvalues", "persistence", "tracking", or "auto": what the
             dataset is, contours for a surface.
-        variable: What is drawn of a surface; `loss`, or else the first.
+        variable: What is drawn of a surface or a line; `loss`, or else the first of a
+            surface, all of a line.
         scale: "log" levels for positive values, "linear", or "auto".
         clip: Values above are drawn at this level, and counted under the picture.
         trajectory: Coordinates of a path over the contours or cells.
@@ -113,7 +114,7 @@ def save_figure(
     if kind in plain:
         plain[kind](figure, dataset)
     elif kind == "line":
-        _line(figure, dataset, scale)
+        _line(figure, dataset, variable, scale)
     else:
         samples = read_samples(dataset, variable)
         if len(samples.axes) != 2:
@@ -362,9 +363,11 @@ def _spatial(figure: "Figure", samples: Samples, how: Scale) -> None:
         )
 
 
-def _line(figure: "Figure", dataset: "xr.Dataset", scale: ScaleName) -> None:
+def _line(
+    figure: "Figure", dataset: "xr.Dataset", variable: str | None, scale: ScaleName
+) -> None:
     axes = _axes(figure)
-    sampled = read_lines(dataset)
+    sampled = read_lines(dataset, variable)
     values = np.concatenate(list(sampled.lines.values()))
     for index, (name, line) in enumerate(sampled.lines.items()):
         color = COLORS[index % len(COLORS)]

@@ -2,7 +2,7 @@
 
 from thalweg.surveying.comparison import Comparison, compare_surveys
 from thalweg.surveying.conduct import Survey, rebuild_report, survey
-from thalweg.surveying.exports import export_step
+from thalweg.surveying.exports import export_steps
 from thalweg.surveying.plan import STEPS, Plan
 from thalweg.surveying.targets import survey_target
 
@@ -12,7 +12,7 @@ __all__ = [
     "Plan",
     "Survey",
     "compare_surveys",
-    "export_step",
+    "export_steps",
     "rebuild_report",
     "survey",
     "survey_target",
