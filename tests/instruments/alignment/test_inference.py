@@ -55,6 +55,39 @@ def test_heads_move_together():
     assert {place.id for place in places} == {"embed", "feed.0"}
 
 
+class Called(nn.Module):
+    """Two halves of a layer's units, multiplied, and joined with their sum."""
+
+    def __init__(self, halve, join):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 2)
+        self.halve, self.join = halve, join
+
+    def forward(self, x):
+        left, right = self.halve(self.first(x))
+        return self.last(self.join([left * right, left + right]))
+
+
+@pytest.mark.parametrize(
+    "halve",
+    [
+        lambda x: x.chunk(2, -1),
+        lambda x: x.chunk(dim=1, chunks=2),
+        lambda x: x.split(dim=-1, split_size=3),
+        lambda x: torch.split(x, dim=1, split_size_or_sections=[3, 3]),
+    ],
+)
+@pytest.mark.parametrize(
+    "join", [lambda parts: torch.cat(parts, 1), lambda parts: torch.cat(parts, axis=1)]
+)
+def test_arguments_may_be_named_in_any_order(halve, join):
+    model = Called(halve, join)
+    spec, _ = infer_spec(trace_graph(model, torch.zeros(2, 4)))
+    assert spec.sizes == {"first": 3}
+    halves = [segment.id for segment in spec.axes["last.weight"][1]]
+    assert halves == ["first", "first"]
+
+
 def test_groups_move_as_a_whole():
     build, inputs, _ = ZOO["branches"]
     spec, _ = infer_spec(trace_graph(build(), inputs))

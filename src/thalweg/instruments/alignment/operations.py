@@ -121,11 +121,7 @@ class Operations(Layers):
 
     def _reduce(self, node: Node) -> Tensors:
         axes = self.source(node)
-        dims = argument(node, 1, "dim")
-        if dims is None:
-            dims = node.keywords.get("axis")
-        if dims is None:
-            dims = range(len(axes))
+        dims = option(node, 1, "dim", range(len(axes)))
         gone = {d % len(axes) for d in ([dims] if isinstance(dims, int) else dims)}
         left = [axis for k, axis in enumerate(axes) if k not in gone]
         if any(not isinstance(axes[k], Inner) for k in gone):
@@ -187,9 +183,9 @@ class Operations(Layers):
             count = shape[dim]
             self.parts[node.name] = [self.choose(axes, dim, i) for i in range(count)]
             return
-        given = next(
-            v for v in (*node.arguments[1:2], *node.keywords.values()) if v is not None
-        )
+        names = ("chunks", "split_size", "split_size_or_sections")
+        found = (argument(node, 1, name) for name in names)
+        given = next(one for one in found if one is not None)
         size = shape[dim]
         if isinstance(given, int):
             width = -(-size // given) if node.operation == "chunk" else given

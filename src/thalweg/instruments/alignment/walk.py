@@ -203,9 +203,14 @@ class Walk:
 
 
 def argument(node: Node, position: int, name: str) -> Any:
-    """Return an argument given by position or by name, None where it is not."""
+    """Return an argument given by position or by name, None where it is not.
+
+    torch takes `axis` for `dim`.
+    """
     if len(node.arguments) > position:
         return node.arguments[position]
+    if name == "dim" and "axis" in node.keywords:
+        return node.keywords["axis"]
     return node.keywords.get(name)
 
 
