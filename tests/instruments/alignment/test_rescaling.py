@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from instruments.alignment.networks import (
     ZOO,
@@ -65,7 +66,7 @@ def test_each_hidden_layer_gets_the_statistics_between_the_ends(
     assert torch.equal(found.state[last], merged[last])
 
 
-@pytest.mark.parametrize("name", ["mlp", "branches", "transformer"])
+@pytest.mark.parametrize("name", ["mlp", "branches", "transformer", "channels last"])
 def test_at_an_end_nothing_changes(name):
     build, inputs, _ = ZOO[name]
     a, b = (randomize(build(), seed).double() for seed in (0, 1))
@@ -76,6 +77,9 @@ def test_at_an_end_nothing_changes(name):
     if name == "transformer":
         assert found.layers == ("feed.0", "feed.2")
         assert found.left["attention.out_proj"] == "it does not run"
+    if name == "channels last":
+        assert found.layers == ("embed",)
+        assert found.left["again"] == "it runs more than once"
 
 
 def test_batch_norms_are_reset():
@@ -100,6 +104,16 @@ def test_constant_channels_are_left():
     assert found.constant == 1
     assert torch.equal(found.state["1.weight"][1], merged["1.weight"][1])
     assert torch.equal(found.state["1.bias"][1], merged["1.bias"][1])
+
+
+def test_layers_of_computed_weights_are_left():
+    model = mlp((4, 3, 3, 3, 2)).eval()
+    nn.utils.parametrizations.weight_norm(model[1])
+    prune.random_unstructured(model[3], "weight", 1)
+    found = ti.repair(model, model, model, vectors(30, 4))
+    assert found.layers == ("5",)
+    computed = "its weights are computed (pruned or parametrized)"
+    assert found.left["1"] == found.left["3"] == computed
 
 
 def test_the_networks_are_left_alone():

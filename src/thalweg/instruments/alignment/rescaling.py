@@ -144,10 +144,11 @@ def _repairable(
 ) -> tuple[list[str], dict[str, str]]:
     """Return the layers to repair, in the order in which they run, and why not all."""
     names = [n for n, m in network.named_modules() if isinstance(m, Layer)]
-    order: dict[str, None] = {}
-    hooks = {name: lambda _, name=name: order.update({name: None}) for name in names}
+    runs: list[str] = []
+    hooks = {name: lambda _, name=name: runs.append(name) for name in names}
     with _watching(network, hooks), torch.no_grad():
         network(next(inputs_of(batches))[:1])
+    order = dict.fromkeys(runs)
     users: dict[int, int] = {}
     for module in network.modules():
         for tensor in module.parameters(recurse=False):
@@ -159,6 +160,10 @@ def _repairable(
         module = _layer(network, name)
         if module.bias is None:
             left[name] = "it has no bias"
+        elif runs.count(name) > 1:
+            left[name] = "it runs more than once"
+        elif id(module.weight) not in users or id(module.bias) not in users:
+            left[name] = "its weights are computed (pruned or parametrized)"
         elif users[id(module.weight)] > 1 or users[id(module.bias)] > 1:
             left[name] = "its weights are another layer's too"
         elif isinstance(module, _ConvNd) and module.transposed and module.groups > 1:
