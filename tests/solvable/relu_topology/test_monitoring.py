@@ -155,6 +155,9 @@ def test_crossing_risk_by_hand():
     assert model[0].weight.grad is None
     with pytest.raises(InputError, match="lr must be positive"):
         rt.crossing_risk(model, nn.MSELoss(), [(x, y)], 0.0)
+    smooth = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1)).double()
+    with pytest.raises(InputError, match="lr must be positive"):
+        rt.crossing_risk(smooth, nn.MSELoss(), [(x, y)], 0.0)
 
 
 def test_a_step_above_the_risk_crosses():

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from thalweg.errors import InputError, StructureError
+from thalweg.errors import InputError
 from thalweg.solvable.relu_topology.conservation import Array
 
 
@@ -141,30 +141,3 @@ def decay_time(c: Array, *, lr: float, weight_decay: float) -> np.ndarray:
         )
     ratio = np.abs(np.asarray(c, np.float64)) / lr
     return np.log(np.maximum(ratio, 1.0)) / (2 * weight_decay)
-
-
-def step_ratios(
-    c: np.ndarray,
-    outer: np.ndarray,
-    inner_gradient: np.ndarray,
-    outer_gradient: np.ndarray,
-    lr: float,
-    kappa: float = 1.0,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return lr |g2| / |w2| and lr² (|g1|² - kappa |g2|²) / |c| of each neuron.
-
-    Raises:
-        StructureError: Gradients of another shape than the weights.
-        InputError: lr not positive.
-    """
-    if not lr > 0:
-        raise InputError(f"lr must be positive, got {lr}")
-    if outer_gradient.shape != outer.shape or len(inner_gradient) != len(c):
-        raise StructureError(
-            f"gradients must have the shapes of their weights, got "
-            f"{inner_gradient.shape} and {outer_gradient.shape}"
-        )
-    norms = np.sqrt(np.sum(outer_gradient**2, 0)), np.sqrt(np.sum(outer**2, 0))
-    change = np.sum(inner_gradient**2, 1) - kappa * norms[0] ** 2
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return lr * norms[0] / norms[1], lr**2 * change / np.abs(c)

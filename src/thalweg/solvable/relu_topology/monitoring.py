@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from thalweg.errors import InputError
 from thalweg.landscapes import NetworkLandscape
-from thalweg.solvable.relu_topology.drift import DriftHistory, step_ratios
+from thalweg.solvable.relu_topology.drift import DriftHistory
 from thalweg.solvable.relu_topology.layer_pairs import LayerPair
 from thalweg.solvable.relu_topology.layer_weights import (
     by_neuron,
-    neuron_weights,
     squared_norms,
     weight_parameter,
 )
@@ -296,6 +295,8 @@ def crossing_risk(
     Raises:
         InputError: lr not positive, or what `scan` raises.
     """
+    if not lr > 0:
+        raise InputError(f"lr must be positive, got {lr}")
     land = NetworkLandscape(model, loss, data)
     by_name = land.layout.split(land.gradient(land.point()))
     gradient = {id(p): by_name.get(n) for n, p in model.named_parameters()}
@@ -309,14 +310,14 @@ def crossing_risk(
     for scanned in (scan_pair(model, pair) for pair in taken):
         first = model.get_submodule(scanned.pair.first)
         second = model.get_submodule(scanned.pair.second)
-        inner, outer = (
-            side.detach().double().cpu().numpy()
-            for side in by_neuron(first, second, values)
-        )
-        weights = neuron_weights(first, second).outer.detach().double().cpu().numpy()
-        step, drift = step_ratios(
-            scanned.invariants.c, weights.T, inner, outer.T, lr, scanned.pair.kappa
-        )
         k = scanned.locked
-        result.append(CrossingRisk(scanned.pair, k, step[k], drift[k]))
+        _, weights = by_neuron(first, second, lambda p: p)
+        gradients = by_neuron(first, second, values)
+        w2, g1, g2 = (
+            np.linalg.norm(rows.detach().double().cpu().numpy()[k], axis=1)
+            for rows in (weights, *gradients)
+        )
+        change = g1**2 - scanned.pair.kappa * g2**2
+        c = np.abs(scanned.invariants.c[k])
+        result.append(CrossingRisk(scanned.pair, k, lr * g2 / w2, lr**2 * change / c))
     return tuple(result)
