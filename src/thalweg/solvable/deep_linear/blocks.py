@@ -28,7 +28,7 @@ def misalignment(
     C: Float[Tensor, "*batch r r"], modes: Modes
 ) -> Float[Tensor, "*batch"]:
     """Return the Frobenius norm of the mode matrix off its diagonal blocks."""
-    inside = torch.zeros(C.shape[-2:], dtype=torch.bool)
+    inside = torch.zeros(C.shape[-2:], dtype=torch.bool, device=C.device)
     for b in modes.blocks:
         inside[b, b] = True
     return torch.linalg.matrix_norm(C.masked_fill(inside, 0.0))

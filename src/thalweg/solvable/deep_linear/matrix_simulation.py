@@ -192,7 +192,7 @@ def _batches_of(
             which = np.broadcast_to(np.arange(N), (n, N))
         else:
             which = np.argpartition(rng.random((n, N)), B, axis=1)[:, :B]
-        rows = torch.from_numpy(np.ascontiguousarray(which))
+        rows = torch.from_numpy(np.ascontiguousarray(which)).to(X.device)
         return X[rows].mT, Y[rows].mT
 
     return draw
@@ -211,10 +211,10 @@ def _fresh(
     inner = min(B, d)
     dtype = np.float64 if root.dtype == torch.float64 else np.float32
     halves = (B - np.arange(d)) / 2
-    strict = torch.ones(d, d, dtype=root.dtype).tril_(-1)
+    strict = torch.ones_like(root).tril_(-1)
 
     def normals(*shape: int) -> Tensor:
-        return torch.from_numpy(rng.standard_normal(shape, dtype=dtype))
+        return torch.from_numpy(rng.standard_normal(shape, dtype=dtype)).to(root)
 
     def draw() -> tuple[Tensor, Tensor]:
         A = normals(n, d, inner)
@@ -251,7 +251,7 @@ def _summary(land: DeepLinear, weights: list[Tensor]) -> np.ndarray:
         rows[1] = misalignment(C, land.modes)
         rows.extend(strengths(C, land.modes).unbind(-1))
     table = torch.stack(rows)
-    return np.asarray(table.where(torch.isfinite(loss), math.nan).numpy())
+    return np.asarray(table.where(torch.isfinite(loss), math.nan).cpu().numpy())
 
 
 class _Watch:
@@ -269,7 +269,7 @@ class _Watch:
     def look(self, step: int, weights: list[Tensor]) -> None:
         W = products.product(weights).double()
         C = self._modes.U.mT @ W @ self._modes.V
-        there = (strengths(C, self._modes) >= self._levels).numpy()
+        there = (strengths(C, self._modes) >= self._levels).cpu().numpy()
         self.first[there & np.isinf(self.first)] = step
 
 
