@@ -58,13 +58,6 @@ class Panels:
             (np.exp(self._log_f(x) - self.shift) @ _WEIGHTS) * (high - low) / 2
         )
 
-    def mean(self, g: Callable[[np.ndarray], np.ndarray]) -> float:
-        """Return ∫ g f / ∫ f, on the panels of f."""
-        x = _nodes(self.low, self.high)
-        weights = np.exp(self._log_f(x) - self.shift) * _WEIGHTS
-        each = (g(x) * weights).sum(1) * (self.high - self.low) / 2
-        return float(each.sum() / self._below[-1])
-
     def fraction_below(self, x: np.ndarray) -> np.ndarray:
         """Return ∫_{-∞}^x f / ∫ f for every x."""
         inside = np.clip(x, self.low[0], self.high[-1])

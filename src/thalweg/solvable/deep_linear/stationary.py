@@ -303,13 +303,13 @@ def stationary_density(
         InputError: L < 1, B < 1, S, eta or lam not positive, or sigma < 0.
     """
     L, S, eta, B, sigma, lam = _checked(S, L, eta, B, sigma, lam)
-    collapsed = eta >= collapse_rate(S, L, B, sigma=sigma, lam=lam)
+    rate = collapse_rate(S, L, B, sigma=sigma, lam=lam)
+    collapsed = eta >= rate
     if collapsed:
         ends = "0" if sigma > 0 else "0 or S (see retention_probability)"
         warnings.warn(
-            f"eta = {eta:.6g} is not below the rate of noise collapse "
-            f"{collapse_rate(S, L, B, sigma=sigma, lam=lam):.6g}: the mode ends at "
-            f"{ends}",
+            f"eta = {eta:.6g} is not below the rate of noise collapse {rate:.6g}: the "
+            f"mode ends at {ends}",
             DynamicsWarning,
             stacklevel=2,
         )
@@ -365,10 +365,12 @@ def stationary_moments(
         law = stationary_density(S, L, eta, B, sigma=sigma, lam=lam)
         return StationaryMoments(law.mean, law.variance, method)
     h = eta * lam * L * S ** (2 - 2 / L)
-    T = h * sigma**2 / (2 * B * lam)
-    slack = {"boltzmann": 1.0, "multiplicative": 1 - h / B}.get(
-        method, 1 - h / 2 - h / B
-    )
+    T = effective_temperature(S, L, eta, B, sigma=sigma, lam=lam)
+    slack = {
+        "boltzmann": 1.0,
+        "multiplicative": 1 - h / B,
+        "discrete": 1 - h / 2 - h / B,
+    }[method]
     variance = T / slack if slack > 0 else math.inf
     return StationaryMoments(S, 0.0 if T == 0 and slack > 0 else variance, method)
 
