@@ -25,6 +25,10 @@ from thalweg.solvable.deep_linear.checks import (
 
 if TYPE_CHECKING:
     from thalweg.solvable.deep_linear.matrix_simulation import SGDEnsemble
+    from thalweg.solvable.deep_linear.noise import (
+        ExampleGradientCovariance,
+        GaussianGradientCovariance,
+    )
 
 
 @dataclass(frozen=True)
@@ -37,8 +41,6 @@ class Modes:
         V: Right singular vectors (d_0, r), in columns.
         lam: Eigenvalue of Sigma on each v_a.
         learnable: Number of modes that the narrowest layer can carry.
-        repeated: Whether two strengths agree: U and V are then not unique, and only
-            quantities of the whole block mean anything.
     """
 
     U: Tensor
@@ -46,9 +48,16 @@ class Modes:
     V: Tensor
     lam: Tensor
     learnable: int
-    repeated: bool
 
     @property
+    def repeated(self) -> bool:
+        """Whether two strengths agree.
+
+        U and V are then not unique, and only quantities of a whole block mean anything.
+        """
+        return len(self.blocks) < len(self.S)
+
+    @cached_property
     def blocks(self) -> tuple[slice, ...]:
         """Runs of equal strengths; one a mode where none is repeated."""
         S = self.S
@@ -108,7 +117,7 @@ class DeepLinear(Landscape):
         self.Sigma = (
             torch.eye(widths[0], dtype=torch.float64, device=M.device)
             if Sigma is None
-            else _covariance(Sigma, widths[0])
+            else _covariance(Sigma, widths[0]).to(M.device)
         )
         blocks, offset = [], 0
         for layer in range(1, self.depth + 1):
@@ -201,8 +210,7 @@ class DeepLinear(Landscape):
         image = self.Sigma @ V
         lam = (V * image).sum(0)
         gap = float((image - V * lam).norm())
-        repeated = bool((S[:-1] - S[1:] < 1e-9 * S[:-1]).any())
-        return Modes(U, S, V, lam, min(rank, *self.widths), repeated), gap
+        return Modes(U, S, V, lam, min(rank, *self.widths)), gap
 
     @property
     def decoupled(self) -> bool:
@@ -385,7 +393,7 @@ class DeepLinear(Landscape):
         *,
         data: tuple[Tensor, Tensor] | None = None,
         replacement: bool = True,
-    ) -> LinearOperator:
+    ) -> "GaussianGradientCovariance | ExampleGradientCovariance":
         """Return the covariance of the gradient of a batch of B, as an operator.
 
         Args:
@@ -433,11 +441,8 @@ class DeepLinear(Landscape):
 
         See `noise_covariance`; memory of the size of a point.
         """
-        from thalweg.solvable.deep_linear import noise
-
-        return noise.directional_variance(
-            self, point, direction, B, data=data, replacement=replacement
-        )
+        noise = self.noise_covariance(point, B, data=data, replacement=replacement)
+        return noise.variance(direction)
 
     def noise_trace(
         self,

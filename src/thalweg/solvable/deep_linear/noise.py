@@ -50,14 +50,9 @@ class GaussianGradientCovariance(LinearOperator):
         super().__init__(
             land.dim, dtype=point.dtype, device=point.device, layout=land.layout
         )
-        M, self._Sigma = land.teacher.to(point), land.Sigma.to(point)
-        weights = land.weights(point)
         self._land, self.B = land, batch_size(B)
-        self._left = products.left_products(weights)
-        self._right = products.right_products(weights)
-        E = products.product(weights) - M
-        self._D = E @ self._Sigma
-        self._R = self._D @ E.mT + land.sigma**2 * products.identity(len(M), E)
+        self._Sigma = land.Sigma.to(point)
+        self._left, self._right, self._D, self._R = _moments(land, point)
 
     def _product(self, v: Tensor) -> Tensor:
         return self._products(v[:, None])[:, 0]
@@ -203,30 +198,8 @@ def noise_trace(
             .to(points)
             .reshape(points.shape[:-1])
         )
-    M, Sigma = land.teacher.to(points), land.Sigma.to(points)
-    weights = land.weights(points)
-    left, right = products.left_products(weights), products.right_products(weights)
-    E = weights[-1] @ right[-1] - M
-    D = E @ Sigma
-    R = D @ E.mT + land.sigma**2 * products.identity(len(M), M)
-    return _gaussian_trace(left, right, D, R, Sigma) / batch_size(B)
-
-
-def directional_variance(
-    land: DeepLinear,
-    point: Float[Tensor, " dim"],
-    direction: Float[Tensor, " dim"],
-    B: int = 1,
-    *,
-    data: tuple[Tensor, Tensor] | None = None,
-    replacement: bool = True,
-) -> float:
-    """Return the variance of <direction, gradient of a batch>."""
-    if data is None:
-        return GaussianGradientCovariance(land, point, B).variance(direction)
-    return ExampleGradientCovariance(
-        land, point, *data, B, replacement=replacement
-    ).variance(direction)
+    trace = _gaussian_trace(*_moments(land, points), land.Sigma.to(points))
+    return trace / batch_size(B)
 
 
 def checked_data(
@@ -269,6 +242,18 @@ def finite_factor(B: int, N: int, replacement: bool) -> float:
     if replacement:
         return 1.0
     return (N - B) / (N - 1) if N > 1 else 0.0
+
+
+def _moments(
+    land: DeepLinear, points: Tensor
+) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
+    """Return A_l, B_l, D and R at every point."""
+    weights = land.weights(points)
+    left, right = products.left_products(weights), products.right_products(weights)
+    E = weights[-1] @ right[-1] - land.teacher.to(points)
+    D = E @ land.Sigma.to(points)
+    R = D @ E.mT + land.sigma**2 * products.identity(len(land.teacher), E)
+    return left, right, D, R
 
 
 def _gaussian_trace(
