@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from thalweg.errors import CheckpointError, DataError, InputError, StructureError
 from thalweg.instruments.alignment.inference import Place, infer_spec
@@ -301,7 +302,8 @@ def _checked(network: nn.Module, before: State, after: State, inputs: Tensor) ->
     for state in (before, after):
         network.load_state_dict(state)
         with torch.no_grad(), seeded(0, "check"):
-            tensors = _tensors(network(inputs))
+            leaves = tree_leaves(network(inputs))
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         outputs.append(torch.cat([t.double().flatten() for t in tensors]))
     first, second = outputs
     scale = max(float(first.abs().max()), torch.finfo(torch.float64).tiny)
@@ -328,16 +330,6 @@ def _unmoved(names: Sequence[str], spec: PermutationSpec) -> list[str]:
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
     return ", ".join(names[:4]) + more
-
-
-def _tensors(output: Any) -> list[Tensor]:
-    if isinstance(output, Tensor):
-        return [output]
-    if isinstance(output, Mapping):
-        output = list(output.values())
-    if not isinstance(output, tuple | list):
-        return []
-    return [tensor for one in output for tensor in _tensors(one)]
 
 
 def _distance(a: State, b: State, names: Sequence[str]) -> float:

@@ -65,17 +65,10 @@ class Layers(Walk):
 
     def _norm(self, node: Node) -> Tensors:
         axes = self.source(node)
-        running = node.operation in ("batch_norm", "instance_norm")
-        names = ("weight", "bias") if node.module is not None or not running else ()
-        given = [self.operand(node, 2 + i, name) for i, name in enumerate(names)]
-        if running:
-            statistics = ("running_mean", "running_var")
-            given += [self.operand(node, 1 + i, n) for i, n in enumerate(statistics)]
-            if node.module is None:
-                given += [
-                    self.operand(node, 3, "weight"),
-                    self.operand(node, 4, "bias"),
-                ]
+        first, names = 2, ["weight", "bias"]
+        if node.operation in ("batch_norm", "instance_norm"):
+            first, names = 1, ["running_mean", "running_var", *names]
+        given = [self.operand(node, first + i, name) for i, name in enumerate(names)]
         if node.operation in ("layer_norm", "rms_norm"):
             for tensor in given:
                 for axis, labels in zip(

@@ -1,6 +1,6 @@
 """Which axes of which parameters a permutation of units acts on, and how.
 
-A spec says it; `units.py` infers one from a network; `alignment.py` searches in it.
+A spec says it; `inference.py` infers one from a network, `matching.py` searches in it.
 """
 
 from collections.abc import Mapping, Sequence
