@@ -3,14 +3,11 @@
 import os
 import signal
 
-import numpy as np
 import pytest
-import torch
 
-from thalweg import NetworkLandscape
-from thalweg import instruments as ti
+from execution.work import check_surface, dots, items, recipe, same
 from thalweg.errors import ExecutionError
-from thalweg.execution import Item, execute
+from thalweg.execution import execute
 
 distributed = pytest.importorskip("distributed", reason="Dask is not installed")
 
@@ -28,26 +25,6 @@ def client():
         distributed.Client(cluster) as client,
     ):
         yield client
-
-
-def items(n):
-    return [Item(f"i{i}", (i,)) for i in range(n)]
-
-
-def recipe():
-    return torch.linspace(0, 1, 1000)
-
-
-def dots(constant, i):
-    value = (constant.sin() * (constant + i).cos()).sum()
-    return {"loss": value.numpy(), "index": np.array(i)}
-
-
-def same(result, expected):
-    assert list(result) == list(expected)
-    for key, arrays in expected.items():
-        for name, array in arrays.items():
-            assert result[key][name].tobytes() == array.tobytes()
 
 
 def test_the_recipe_is_scattered_once_and_built_once_a_worker(
@@ -69,18 +46,7 @@ def test_the_recipe_is_scattered_once_and_built_once_a_worker(
 
 
 def test_a_surface_has_the_bits_of_the_local_one(client):
-    torch.manual_seed(0)
-    model = torch.nn.Sequential(
-        torch.nn.Linear(6, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3)
-    )
-    data = torch.randn(50, 6), torch.randint(0, 3, (50,))
-    land = NetworkLandscape(model, torch.nn.functional.cross_entropy, data)
-    directions = ti.random_directions(land, 2, seed=1)
-    axes = [np.linspace(-1, 1, 7)] * 2
-    here = ti.surface(land, directions, axes)
-    there = ti.surface(land, directions, axes, executor=client)
-    for name in here.variables:
-        assert here[name].values.tobytes() == there[name].values.tobytes()
+    check_surface(client)
 
 
 def test_errors_name_the_item_and_a_dead_worker_loses_nothing(client, tmp_path):

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 import thalweg
+from execution.work import dots, items, recipe, same
 from thalweg.errors import ExecutionError, InputError, StructureError
 from thalweg.execution import (
     Item,
@@ -31,19 +32,6 @@ from thalweg.execution import (
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(thalweg.__file__).parents[1])}
 
 
-def items(n):
-    return [Item(f"i{i}", (i,)) for i in range(n)]
-
-
-def recipe():
-    return torch.linspace(0, 1, 1000)
-
-
-def dots(constant, i):
-    value = (constant.sin() * (constant + i).cos()).sum()
-    return {"loss": value.numpy(), "index": np.array(i)}
-
-
 @pytest.fixture(scope="module")
 def processes():
     with ProcessExecutor(2) as executor:
@@ -55,13 +43,6 @@ def test_bare_futures_give_the_same_bits(pool):
     expected = execute(items(9), dots, recipe)
     with pool(2) as client:
         same(execute(items(9), dots, recipe, executor=client), expected)
-
-
-def same(result, expected):
-    assert list(result) == list(expected)
-    for key, arrays in expected.items():
-        for name, array in arrays.items():
-            assert result[key][name].tobytes() == array.tobytes()
 
 
 def test_processes_give_the_same_bits_in_order_with_their_own_threads(processes):

@@ -17,10 +17,9 @@ import torch
 import xarray as xr
 
 import thalweg
-from thalweg import NetworkLandscape
-from thalweg import instruments as ti
+from execution.work import check_surface, dots, items, recipe, same
 from thalweg.errors import ExecutionError, InputError, MissingExtraError
-from thalweg.execution import Item, RayExecutor, Store, as_executor, execute
+from thalweg.execution import RayExecutor, Store, as_executor, execute
 from thalweg.execution.ray_actors import _room_of
 from thalweg.execution.ray_address import check_address
 
@@ -54,26 +53,6 @@ def actors(cluster):
     with RayExecutor(2, cpus=0.5) as executor:  # leaves room for others
         yield executor
     assert ray.is_initialized()  # it was not the executor's to end
-
-
-def items(n):
-    return [Item(f"i{i}", (i,)) for i in range(n)]
-
-
-def recipe():
-    return torch.linspace(0, 1, 1000)
-
-
-def dots(constant, i):
-    value = (constant.sin() * (constant + i).cos()).sum()
-    return {"loss": value.numpy(), "index": np.array(i)}
-
-
-def same(result, expected):
-    assert list(result) == list(expected)
-    for key, arrays in expected.items():
-        for name, array in arrays.items():
-            assert result[key][name].tobytes() == array.tobytes()
 
 
 def test_actors_give_the_same_bits_and_build_the_constant_once(actors, tmp_path):
@@ -116,18 +95,7 @@ def test_a_killed_actor_loses_nothing(actors, tmp_path):
 
 
 def test_a_surface_has_the_bits_of_the_local_one(actors):
-    torch.manual_seed(0)
-    model = torch.nn.Sequential(
-        torch.nn.Linear(6, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3)
-    )
-    data = torch.randn(50, 6), torch.randint(0, 3, (50,))
-    land = NetworkLandscape(model, torch.nn.functional.cross_entropy, data)
-    directions = ti.random_directions(land, 2, seed=1)
-    axes = [np.linspace(-1, 1, 7)] * 2
-    here = ti.surface(land, directions, axes)
-    there = ti.surface(land, directions, axes, executor=actors)
-    for name in here.variables:
-        assert here[name].values.tobytes() == there[name].values.tobytes()
+    check_surface(actors)
 
 
 def test_errors_name_the_item(actors):
