@@ -104,9 +104,20 @@ def test_a_million_neurons_and_a_thousand_betti_numbers_take_less_than_a_second(
     assert time.process_time() - started < 1
 
 
+def test_polynomials_are_printed_in_t():
+    c = np.array([1.0, 1.0, -1.0])
+    for d, e, text in (
+        (2, 2, "1 + 3 t + 3 t^2 + t^3"),
+        (2, 1, "2 + 4 t + 2 t^2"),
+        (4, 1, "2 + 4 t^3 + 2 t^6"),
+        (1, 1, "8"),
+    ):
+        assert str(rt.poincare_polynomial(c, d, e)) == text
+
+
 def test_no_neurons_are_one_point():
     found = rt.poincare_polynomial(np.zeros(0), 3, 1)
-    assert found.coefficients == (1,)
+    assert found.coefficients == (1,) and str(found) == "1"
     assert rt.components(np.zeros((0, 3)), np.zeros((1, 0))).count == 1
 
 

@@ -28,6 +28,9 @@ class PoincarePolynomial:
     minus: int
     zero: int
 
+    def __str__(self) -> str:
+        return " + ".join(_monomial(b, k) for k, b in self.terms.items())
+
     @cached_property
     def terms(self) -> dict[int, int]:
         """Return {degree: Betti number} of the degrees whose number is not zero."""
@@ -71,6 +74,13 @@ class PoincarePolynomial:
         return self.zero > 0
 
 
+def _monomial(number: int, degree: int) -> str:
+    if degree == 0:
+        return str(number)
+    power = "t" if degree == 1 else f"t^{degree}"
+    return power if number == 1 else f"{number} {power}"
+
+
 def poincare_polynomial(
     c: Invariants | Array, d: int, e: int, *, atol: float = 0.0
 ) -> PoincarePolynomial:
@@ -92,8 +102,9 @@ def poincare_polynomial(
 
     Examples:
         >>> import numpy as np
-        >>> poincare_polynomial(np.array([1.0, -1.0]), d=3, e=1).coefficients
-        (2, 0, 2)
+        >>> found = poincare_polynomial(np.array([1.0, -1.0]), d=3, e=1)
+        >>> found.coefficients, str(found)
+        ((2, 0, 2), '2 + 2 t^2')
     """
     if d < 1 or e < 1:
         raise InputError(f"d and e must be at least 1, got {d} and {e}")

@@ -130,7 +130,7 @@ def betti_section() -> Section:
                 minus,
                 outputs,
                 found.dimension,
-                " + ".join(_term(k, b) for k, b in found.terms.items()),
+                str(found),
                 found.betti(0),
                 rt.effective_components(c, 3, outputs).count,
                 found.euler_characteristic,
@@ -147,13 +147,6 @@ def betti_section() -> Section:
         "every neuron of c < 0 doubles the components."
     )
     return Section("Betti numbers", (text, Table(columns, rows)))
-
-
-def _term(degree: int, number: int) -> str:
-    if degree == 0:
-        return str(number)
-    power = "t" if degree == 1 else f"t^{degree}"
-    return power if number == 1 else f"{number} {power}"
 
 
 def decay_section(decay: xarray.Dataset) -> Section:
