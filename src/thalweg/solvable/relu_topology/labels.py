@@ -1,5 +1,6 @@
 """Connected components of the invariant set, and which of them are equivalent."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from math import prod
 from typing import Literal
@@ -18,8 +19,31 @@ from thalweg.solvable.relu_topology.conservation import (
 Mode = Literal["locked", "functions", "permutations"]
 
 
+class NeuronClasses(ABC):
+    """Neurons by what their conserved quantity does to the sign of w2."""
+
+    invariants: Invariants
+
+    @property
+    @abstractmethod
+    def locked(self) -> np.ndarray:
+        """Return the sign-locked neurons: one weight out, and c < 0."""
+
+    @property
+    def marginal(self) -> np.ndarray:
+        """Return the neurons with c = 0 up to the tolerance."""
+        return np.flatnonzero(self.invariants.kind == 0)
+
+    @property
+    def free(self) -> np.ndarray:
+        """Return the neurons that are neither sign-locked nor marginal."""
+        free = self.invariants.kind != 0
+        free[self.locked] = False
+        return np.flatnonzero(free)
+
+
 @dataclass(frozen=True)
-class Components:
+class Components(NeuronClasses):
     """The component of the invariant set that holds a network, and its neurons.
 
     Attributes:
@@ -41,18 +65,7 @@ class Components:
     @property
     def locked(self) -> np.ndarray:
         """Return the sign-locked neurons: e = 1 and c < 0."""
-        return np.flatnonzero(self.invariants.kind < 0) if self.e == 1 else _NONE
-
-    @property
-    def marginal(self) -> np.ndarray:
-        """Return the neurons with c = 0 up to the tolerance."""
-        return np.flatnonzero(self.invariants.kind == 0)
-
-    @property
-    def free(self) -> np.ndarray:
-        """Return the neurons that are neither sign-locked nor marginal."""
-        kind = self.invariants.kind
-        return np.flatnonzero(kind > 0 if self.e == 1 else kind != 0)
+        return np.flatnonzero((self.invariants.kind < 0) & (self.e == 1))
 
     @property
     def log2_count(self) -> int:
@@ -89,9 +102,6 @@ class EffectiveComponents:
     count: int
     mode: Mode
     explanation: str
-
-
-_NONE = np.zeros(0, dtype=np.int64)
 
 
 def components(

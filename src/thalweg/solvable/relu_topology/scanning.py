@@ -14,7 +14,7 @@ from thalweg.models import copy_model
 from thalweg.seeding import seeded
 from thalweg.solvable.relu_topology.betti import poincare_polynomial
 from thalweg.solvable.relu_topology.conservation import Invariants, invariants
-from thalweg.solvable.relu_topology.labels import effective_components
+from thalweg.solvable.relu_topology.labels import NeuronClasses, effective_components
 from thalweg.solvable.relu_topology.layer_pairs import (
     LayerPair,
     find_pairs,
@@ -24,7 +24,7 @@ from thalweg.solvable.relu_topology.layer_weights import NeuronWeights, neuron_w
 
 
 @dataclass(frozen=True)
-class ScannedPair:
+class ScannedPair(NeuronClasses):
     """Two layers of a model and what the flow conserves of the neurons between.
 
     Attributes:
@@ -58,17 +58,6 @@ class ScannedPair:
     def locked(self) -> np.ndarray:
         """Return the sign-locked neurons: one weight out, and c < 0."""
         return np.flatnonzero((self.invariants.kind < 0) & (self.outs == 1))
-
-    @property
-    def marginal(self) -> np.ndarray:
-        """Return the neurons with c = 0 up to the tolerance."""
-        return np.flatnonzero(self.invariants.kind == 0)
-
-    @property
-    def free(self) -> np.ndarray:
-        """Return the neurons that are neither sign-locked nor marginal."""
-        kind = self.invariants.kind
-        return np.flatnonzero((kind > 0) | ((kind < 0) & (self.outs > 1)))
 
     @property
     def counts(self) -> tuple[int, int, int]:
