@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from instruments.same_datasets import same
 from thalweg import NetworkLandscape
 from thalweg import instruments as ti
 from thalweg.errors import ExecutionError, InputError, StoreError
@@ -31,18 +32,6 @@ class Disc(Landscape):
         x, y = points[..., 0], points[..., 1]
         values = 1 + x / 2 + y / 4 + 2 * (y > 0.4 * x + 0.5)
         return torch.where((x - 0.3).hypot(y + 0.4) < 0.3, float("nan"), values)
-
-
-def same(first, second):
-    """Assert that two datasets are equal to the bit, cost apart."""
-    a, b = (dict(d.attrs) for d in (first, second))
-    assert a.pop("cost") and b.pop("cost")
-    assert a == b
-    assert list(first.variables) == list(second.variables)
-    for name in first.variables:
-        one, other = first[name], second[name]
-        assert one.dims == other.dims and one.dtype == other.dtype
-        assert one.values.tobytes() == other.values.tobytes(), name
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 import thalweg
+from instruments.same_datasets import same
 from thalweg import NetworkLandscape
 from thalweg import instruments as ti
 from thalweg.errors import ExecutionError, PrecisionWarning
@@ -66,18 +67,6 @@ if store != "none":
 save_dataset(ti.surface(land, directions, axes, **settings), out)
 """
 )
-
-
-def same(first, second):
-    """Assert that two datasets are equal to the bit, cost apart."""
-    a, b = (dict(d.attrs) for d in (first, second))
-    assert a.pop("cost") and b.pop("cost")
-    assert a == b
-    assert set(first.variables) == set(second.variables)
-    for name in first.variables:
-        one, other = first[name], second[name]
-        assert one.dims == other.dims and one.dtype == other.dtype
-        assert one.values.tobytes() == other.values.tobytes(), name
 
 
 def start(script, *arguments):

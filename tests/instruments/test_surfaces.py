@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from instruments.same_datasets import same
 from thalweg import instruments as ti
 from thalweg.errors import ExecutionError, InputError, StoreError, StructureError
 from thalweg.execution import ProcessExecutor
@@ -235,18 +236,6 @@ def test_bad_directions():
         ti.surface(land, D[:6], AXES, at)
     with pytest.raises(InputError, match="finite"):
         ti.surface(land, D * np.nan, AXES, at)
-
-
-def same(first, second):
-    """Assert that two datasets are equal to the bit, cost apart."""
-    a, b = (dict(d.attrs) for d in (first, second))
-    assert a.pop("cost") and b.pop("cost")
-    assert a == b
-    assert list(first.variables) == list(second.variables)
-    for name in first.variables:
-        one, other = first[name], second[name]
-        assert one.dims == other.dims and one.dtype == other.dtype
-        assert one.values.tobytes() == other.values.tobytes()
 
 
 def test_a_store_resumes_to_the_same_bits_and_refuses_another_surface(tmp_path):

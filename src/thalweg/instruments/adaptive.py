@@ -20,13 +20,15 @@ from thalweg.instruments.regridding import Regridding, mesh_edges
 from thalweg.instruments.sampling import (
     OK,
     PENDING,
+    QUIET,
     STATUS,
     Arrays,
     Plane,
-    classify,
+    joined,
     losses,
     open_store,
     sample_part,
+    worst_status,
 )
 from thalweg.landscapes import Landscape
 from thalweg.provenance import Meter, attributes, fingerprint, versions
@@ -87,7 +89,7 @@ def adaptive_surface(
                 progress=display,
                 on_error=on_error,
                 threads=threads,
-                recipe=recipe if plane.direct else None,
+                recipe=recipe,
             )
             display.found += len(points) - computed
             meter.add(points=computed)
@@ -100,9 +102,10 @@ def adaptive_surface(
             if not len(cut.points):
                 continue
             found = evaluate(cut.points, len(rounds))
+            arrays = joined([(sum(rounds), arrays), (len(cut.points), found)])
             rounds.append(len(cut.points))
-            arrays = _appended(arrays, found)
     dataset = _dataset(mesh, plane, directions, ticks, arrays, rounds)
+    reached = _coordinates(mesh.points, ticks)
     return dataset.assign_attrs(
         attributes(
             seed=directions.seed,
@@ -111,11 +114,7 @@ def adaptive_surface(
             evaluated=len(mesh.points),
             remaining=mesh.remaining,
             status_codes=STATUS,
-            **kept_step(
-                plane,
-                _coordinates(mesh.points, ticks),
-                distances(directions, _coordinates(mesh.points, ticks)),
-            ),
+            **kept_step(plane, reached, distances(directions, reached)),
             threads=threads,
         )
     )
@@ -138,20 +137,6 @@ def _complete(arrays: Arrays, names: list[str], count: int) -> Arrays:
     return {**blank, **arrays}
 
 
-def _appended(arrays: Arrays, found: Arrays) -> Arrays:
-    """Return both one after the other; NaN for what one of them does not have."""
-    count, more = len(arrays["failed"]), len(found["failed"])
-    return {
-        name: np.concatenate(
-            [
-                arrays.get(name, np.full(count, np.nan)),
-                found.get(name, np.full(more, np.nan)),
-            ]
-        )
-        for name in dict.fromkeys((*arrays, *found))
-    }
-
-
 def _dataset(
     mesh: Mesh,
     plane: Plane,
@@ -165,15 +150,14 @@ def _dataset(
 
     names = list(plane.landscapes)
     failed = arrays.pop("failed")
-    statuses = [classify(arrays[name], failed) for name in names]
-    status = np.max(statuses, axis=0).astype(np.int8)
+    status = worst_status([arrays[name] for name in names], failed)
     regrid = Regridding(mesh)
     dims = tuple(f"x{j}" for j in range(mesh.k))
     axes = [tick[::stride] for tick, stride in zip(ticks, regrid.stride, strict=True)]
     variables: dict[str, Any] = {}
     interpolated = ~regrid.evaluated
     for name in [*names, *(n for n in arrays if n not in names)]:
-        if name == "variances_held" and not arrays[name].any():
+        if name in QUIET and not arrays[name].any():
             continue
         grid, between = _interpolated(regrid, arrays[name], name in names)
         variables[name] = (dims, grid)

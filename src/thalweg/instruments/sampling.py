@@ -36,6 +36,8 @@ STATUS = {
     "pending": PENDING,
 }
 
+QUIET = ("variances_held",)  # said where it happened only
+
 Arrays = dict[str, np.ndarray]
 Quantity = Callable[["Plane", np.ndarray], Arrays]
 
@@ -207,7 +209,7 @@ def sample_part(
         progress: Display.
         on_error: What an error leads to.
         threads: torch threads a worker.
-        recipe: Builds the landscape in worker processes.
+        recipe: Builds the landscape in worker processes, where the plane holds it.
     """
     items = [
         Item(f"{name}-{i:05d}", (quantity, block, on_error), len(block))
@@ -217,7 +219,7 @@ def sample_part(
     results = execute(
         items,
         run_chunk,
-        PlaneRecipe(plane, recipe),
+        PlaneRecipe(plane, recipe if plane.direct else None),
         store=store,
         executor=executor,
         progress=progress,
@@ -226,7 +228,7 @@ def sample_part(
     )
     pending = sum(item.size for item in items if item.key not in done)
     parts = [(item.size, results[item.key]) for item in items]
-    return _joined(parts), pending
+    return joined(parts), pending
 
 
 def open_store(
@@ -264,26 +266,27 @@ def _blocks(coordinates: np.ndarray, chunk: int) -> list[np.ndarray]:
     return [coordinates[i : i + chunk] for i in range(0, len(coordinates), chunk)]
 
 
-def _joined(parts: list[tuple[int, Arrays]]) -> Arrays:
+def joined(parts: list[tuple[int, Arrays]]) -> Arrays:
+    """Return the arrays of parts of so many points each; NaN where one has none."""
     shapes = {
         name: array.shape[1:]
         for _, arrays in parts
         for name, array in arrays.items()
         if name != "error"
     }
-    joined = {}
+    whole = {}
     for name, shape in shapes.items():
         blank = {
             size: np.full((size, *shape), np.nan)
             for size, arrays in parts
             if name not in arrays
         }
-        joined[name] = np.concatenate(
+        whole[name] = np.concatenate(
             [arrays.get(name, blank.get(size)) for size, arrays in parts]
         )
     failed = [arrays.get("failed", np.ones(size, bool)) for size, arrays in parts]
-    joined["failed"] = np.concatenate(failed).astype(bool)
-    return joined
+    whole["failed"] = np.concatenate(failed).astype(bool)
+    return whole
 
 
 def run_chunk(
@@ -299,7 +302,7 @@ def run_chunk(
             return {"failed": np.ones(1, bool)}
         # Find which of them failed.
         singles = [run_chunk(plane, quantity, c[None], on_error) for c in coordinates]
-        return _joined([(1, arrays) for arrays in singles])
+        return joined([(1, arrays) for arrays in singles])
     return {"failed": np.zeros(len(coordinates), bool), **arrays}
 
 
@@ -357,10 +360,15 @@ def curvatures(plane: Plane, coordinates: np.ndarray) -> Arrays:
     return {name: values.double().cpu().numpy(), "curvature": np.stack(projected)}
 
 
-def classify(
-    values: Float[np.ndarray, "*shape"], failed: np.ndarray
+def worst_status(
+    all_values: Iterable[Float[np.ndarray, "*shape"]], failed: np.ndarray
 ) -> Int[np.ndarray, "*shape"]:
-    """Return the status code of each value."""
+    """Return the largest status code at each point over several landscapes."""
+    statuses = [_classify(values, failed) for values in all_values]
+    return np.max(statuses, axis=0).astype(np.int8)
+
+
+def _classify(values: np.ndarray, failed: np.ndarray) -> np.ndarray:
     status = np.full(values.shape, OK, dtype=np.int8)
     status[np.isnan(values)] = NAN
     status[values == np.inf] = POSITIVE_INFINITE

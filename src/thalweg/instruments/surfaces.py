@@ -25,13 +25,14 @@ from thalweg.instruments.plane_setup import (
 )
 from thalweg.instruments.refinement import Refine
 from thalweg.instruments.sampling import (
+    QUIET,
     STATUS,
     Quantity,
-    classify,
     curvatures,
     gradients,
     losses,
     sample,
+    worst_status,
 )
 from thalweg.landscapes import Landscape, LinearMap
 from thalweg.provenance import Meter, attributes, fingerprint
@@ -39,7 +40,6 @@ from thalweg.provenance import Meter, attributes, fingerprint
 if TYPE_CHECKING:
     import xarray
 
-QUIET = ("variances_held",)  # said where it happened only
 EXTRA = {"gradient": ("direction",), "curvature": ("direction", "other_direction")}
 
 
@@ -275,7 +275,7 @@ def _measured(
             progress=progress,
             on_error=on_error,
             threads=threads,
-            recipe=recipe if plane.direct else None,
+            recipe=recipe,
         )
         meter.add(points=computed)
     failed = arrays.pop("failed").reshape(shape)
@@ -285,8 +285,8 @@ def _measured(
         array = arrays.get(name, np.full(failed.size, np.nan))
         inner = EXTRA.get(name, ())
         variables[name] = (dims + inner, array.reshape(*shape, *array.shape[1:]))
-    statuses = [classify(variables[name][1], failed) for name in named]
-    variables["status"] = (dims, np.max(statuses, axis=0).astype(np.int8))
+    status = worst_status([variables[name][1] for name in named], failed)
+    variables["status"] = (dims, status)
     displacement = distances(directions, coordinates).reshape(shape)
     return xarray.Dataset(
         variables,
