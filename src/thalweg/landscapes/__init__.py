@@ -2,7 +2,11 @@
 
 from thalweg.landscapes._batches import Batch, Batches
 from thalweg.landscapes.base import Landscape, RestrictedLandscape
-from thalweg.landscapes.batch_norm import interpolate_buffers, recalibrate
+from thalweg.landscapes.batch_norm import (
+    has_batch_norm,
+    interpolate_buffers,
+    recalibrate,
+)
 from thalweg.landscapes.between import BetweenLandscape
 from thalweg.landscapes.checkpoints import read_checkpoint
 from thalweg.landscapes.curvature import (
@@ -44,6 +48,7 @@ __all__ = [
     "CurveLandscape",
     "NetworkCurve",
     # buffers
+    "has_batch_norm",
     "interpolate_buffers",
     "recalibrate",
     # data as the same batches in every pass

@@ -96,6 +96,19 @@ def test_batch_norms_are_reset():
     )
 
 
+def test_statistics_of_batch_norms_are_found_in_float64():
+    a, b = (randomize(Residual(), seed) for seed in (0, 1))
+    merged, inputs = midpoint(a, b), images(32)
+    found = ti.repair(merged, a, b, inputs)
+    wide = Residual().double().eval()
+    wide.load_state_dict(merged)
+    wanted = ti.repair(wide, wide, wide, inputs.double()).state
+    assert found.dtype == "float64"
+    for name, tensor in found.state.items():
+        assert tensor.dtype == merged[name].dtype
+        assert torch.equal(tensor, wanted[name].to(tensor.dtype))
+
+
 def test_constant_channels_are_left():
     a, b = (randomize(mlp((4, 3, 2)), seed) for seed in (0, 1))
     merged = midpoint(a, b)

@@ -18,7 +18,7 @@ from thalweg.instruments.alignment.aligning import (
     read_inputs,
     state_of,
 )
-from thalweg.landscapes import Batches, recalibrate
+from thalweg.landscapes import Batches, has_batch_norm, recalibrate
 from thalweg.models import copy_model
 
 Layer = nn.Linear | _ConvNd
@@ -67,9 +67,9 @@ def repair(
 
     which is folded into weight and bias. Layers follow in the order in which they run,
     each measured with those before it repaired; the last, whose outputs are the
-    network's, stays. Networks with batch norm get new running statistics instead, which
-    does the same. Costs one pass over the data for a, one for b, and one that ends at
-    the layer for each layer.
+    network's, stays. Networks with batch norm get new running statistics instead, by a
+    pass in float64, which does the same. Costs one pass over the data for a, one for b,
+    and one that ends at the layer for each layer.
 
     Args:
         merged: The network in between: a module or a state dict.
@@ -96,7 +96,10 @@ def repair(
     check_states(states)
     batches = read_inputs(model_a, data, 0)
     a, b, network = (_network(model_a, state) for state in states.values())
-    if recalibrate(network, inputs_of(batches)):
+    if has_batch_norm(network):
+        wide = copy_model(network).double()
+        recalibrate(wide, map(_doubled, inputs_of(batches)))
+        network.load_state_dict(wide.state_dict())
         return Repaired(
             state=state_of(network),
             variant="reset",
@@ -108,7 +111,7 @@ def repair(
             left={},
             constant=0,
             rows=batches.rows,
-            dtype=str(next(network.parameters()).dtype).removeprefix("torch."),
+            dtype="float64",
         )
     layers, left = _repairable(network, batches)
     ends = [_statistics(end, batches, layers) for end in (a, b)]
@@ -131,6 +134,10 @@ def repair(
         rows=batches.rows,
         dtype="float64",
     )
+
+
+def _doubled(inputs: Tensor) -> Tensor:
+    return inputs.double() if inputs.is_floating_point() else inputs
 
 
 def _network(model: nn.Module, state: State) -> nn.Module:
