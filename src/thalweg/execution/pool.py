@@ -4,15 +4,17 @@ Here is what the executors of worker processes and of Ray actors share: who take
 task, and what happens to the task of a worker that dies.
 """
 
+import os
 import queue
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self
 
-from thalweg.errors import ExecutionError
+from thalweg.errors import ExecutionError, InputError
 from thalweg.execution.sending import pack
 
 RETRIES = 3
@@ -62,6 +64,8 @@ class WorkerPool(ABC):
     """
 
     def __init__(self, workers: int) -> None:
+        if workers < 1:
+            raise InputError(f"workers must be at least 1, got {workers}")
         self.workers = workers
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
@@ -156,6 +160,12 @@ class WorkerPool(ABC):
         reasons = "; ".join(dict.fromkeys(task.deaths))
         text = f"the worker died {len(task.deaths)} times on this item ({reasons})"
         task.future.set_exception(ExecutionError(text))
+
+
+def python_path() -> str:
+    """Return a PYTHONPATH with which a new process finds this thalweg."""
+    home = str(Path(__file__).parents[2])
+    return os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def _serve(worker: Worker, task: Task) -> None:

@@ -4,12 +4,10 @@ import os
 import pickle
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
-from thalweg.errors import InputError
 from thalweg.execution.channel import receive, send
-from thalweg.execution.pool import Worker, WorkerDied, WorkerPool
+from thalweg.execution.pool import Worker, WorkerDied, WorkerPool, python_path
 
 
 class ProcessExecutor(WorkerPool):
@@ -24,10 +22,7 @@ class ProcessExecutor(WorkerPool):
     """
 
     def __init__(self, workers: int | None = None) -> None:
-        count = (os.cpu_count() or 1) if workers is None else workers
-        if count < 1:
-            raise InputError(f"workers must be at least 1, got {workers}")
-        super().__init__(count)
+        super().__init__((os.cpu_count() or 1) if workers is None else workers)
         self._processes: dict[int, subprocess.Popen] = {}
 
     @property
@@ -46,8 +41,6 @@ class _Process(Worker):
     """One process and the recipe whose constant it holds."""
 
     def __init__(self) -> None:
-        home = str(Path(__file__).parents[2])
-        paths = [home, *filter(None, [os.environ.get("PYTHONPATH")])]
         try:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "thalweg.execution.worker"],
@@ -55,7 +48,7 @@ class _Process(Worker):
                 stdout=subprocess.PIPE,
                 env=os.environ
                 | {
-                    "PYTHONPATH": os.pathsep.join(paths),
+                    "PYTHONPATH": python_path(),
                     "OMP_NUM_THREADS": "1",
                     "MKL_NUM_THREADS": "1",
                 },

@@ -12,6 +12,7 @@ from typing import Any
 from thalweg.errors import ExecutionError, InputError
 from thalweg.execution.pool import Worker, WorkerDied, WorkerPool
 from thalweg.execution.ray_session import Session, import_ray
+from thalweg.execution.sending import unpack
 
 PATIENCE = 30.0
 _log = logging.getLogger(__name__)
@@ -52,9 +53,9 @@ class RayExecutor(WorkerPool):
         gpus: float = 0,
         runtime_env: Mapping[str, Any] | None = None,
     ) -> None:
-        _check(workers, cpus, gpus)
+        super().__init__(1 if workers is None else workers)
+        _check(cpus, gpus)
         self._ray = import_ray()
-        super().__init__(workers or 1)
         self.cpus, self.gpus, self.runtime_env = cpus, gpus, runtime_env
         self._asked = workers
         self._session = Session(self._ray, address, runtime_env)
@@ -148,8 +149,6 @@ class _Actor(Worker):
         self.pid = self._get(reference)
 
     def ask(self, kind: str, payload: Any) -> tuple[bool, Any]:
-        from thalweg.execution.sending import unpack
-
         return unpack(self._get(self._actor.answer.remote(kind, payload)))
 
     def kill(self) -> None:
@@ -186,9 +185,7 @@ def _room_of(node: Mapping[str, float], cpus: float, gpus: float) -> int:
     return min(room)
 
 
-def _check(workers: int | None, cpus: float, gpus: float) -> None:
-    if workers is not None and workers < 1:
-        raise InputError(f"workers must be at least 1, got {workers}")
+def _check(cpus: float, gpus: float) -> None:
     for name, value in (("cpus", cpus), ("gpus", gpus)):
         if not value >= 0 or (value > 1 and value != int(value)):
             raise InputError(

@@ -5,10 +5,10 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from thalweg.errors import ExecutionError, InputError, MissingExtraError
+from thalweg.execution.pool import python_path
 from thalweg.execution.ray_address import check_address
 
 AUTH_MODE = "RAY_AUTH_MODE"
@@ -94,10 +94,8 @@ class Session:
 @contextmanager
 def _importable() -> Iterator[None]:
     """Let workers that are started now import thalweg; do not report usage."""
-    home = str(Path(__file__).parents[2])
-    paths = [home, *filter(None, [os.environ.get("PYTHONPATH")])]
     settings = {
-        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONPATH": python_path(),
         "RAY_USAGE_STATS_ENABLED": os.environ.get("RAY_USAGE_STATS_ENABLED", "0"),
     }
     before = {name: os.environ.get(name) for name in settings}

@@ -32,7 +32,7 @@ class _Opened:
         return self.inner.submit(handle, function, *args)
 
     def close(self) -> None:
-        pass  # between two jobs the workers stay
+        """Between two jobs the workers stay."""
 
 
 class RoundProgress:
