@@ -44,7 +44,7 @@ def survey(
         typer.Option(
             help="Steps to run, separated by commas: point, eigenvalues, trace, "
             "spectrum, sharpness, surface, hessian_surface, topology, layers, "
-            "sign_locks, paths."
+            "sign_locks, paths, plane, aligned."
         ),
     ] = None,
     align: Annotated[

@@ -259,7 +259,7 @@ def surface(context: Context) -> "xr.Dataset":
         seed=plan.seed,
     )
     axis = np.linspace(-plan.extent, plan.extent, plan.surface_points)
-    return _surface(context, "surface", directions, axis)
+    return _surface(context, "surface", directions, [axis] * directions.k)
 
 
 def hessian_surface(context: Context) -> "xr.Dataset":
@@ -284,28 +284,27 @@ def hessian_surface(context: Context) -> "xr.Dataset":
     rise = max(1.0, abs(loss)) if np.isfinite(loss) else 1.0
     radius = float((2 * rise / second) ** 0.5) if second > 0 else 1.0
     axis = np.linspace(-radius, radius, context.plan.surface_points)
-    return _surface(context, "hessian_surface", directions, axis)
+    return _surface(context, "hessian_surface", directions, [axis] * directions.k)
 
 
 def _surface(
-    context: Context, name: str, directions: ti.Directions, axis: np.ndarray
+    context: Context,
+    name: str,
+    directions: ti.Directions,
+    axes: list[np.ndarray],
 ) -> "xr.Dataset":
+    plan = context.plan
     return ti.surface(
         context.land,
         directions,
-        [axis] * directions.k,
-        at=context.land.point(),
-        refine=_refine(context.plan),
+        axes,
+        refine=ti.Refine(plan.refine) if plan.refine else None,
         store=context.archive.chunks(name),
         executor=context.executor,
         recipe=context.recipe,
         progress=context.progress,
-        threads=context.plan.threads,
+        threads=plan.threads,
     )
-
-
-def _refine(plan: Plan) -> ti.Refine | None:
-    return ti.Refine(plan.refine) if plan.refine else None
 
 
 def topology(context: Context) -> "xr.Dataset":
@@ -489,17 +488,7 @@ def plane(context: Context) -> "xr.Dataset":
     axes = [
         np.linspace(low[j] - margin[j], high[j] + margin[j], count) for j in range(2)
     ]
-    return ti.surface(
-        context.land,
-        directions,
-        axes,
-        refine=_refine(context.plan),
-        store=context.archive.chunks("plane"),
-        executor=context.executor,
-        recipe=context.recipe,
-        progress=context.progress,
-        threads=context.plan.threads,
-    )
+    return _surface(context, "plane", directions, axes)
 
 
 def aligned(context: Context) -> "xr.Dataset":
