@@ -1,5 +1,7 @@
 """What the study shows: floors, success against width, Betti numbers, random starts."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import xarray
 
@@ -84,20 +86,17 @@ def widths_section(widths: xarray.Dataset) -> Section:
         y_label="fraction of starts that reach the target",
         markers=True,
     )
-    rows = []
-    for width in widths["width"].values:
-        for free in widths["free"].values:
-            cell = widths.sel(width=width, free=free)
-            rows.append(
-                (
-                    int(width),
-                    int(free),
-                    _verdict(int(width - free), int(free)),
-                    float(cell["fraction"]),
-                    float(cell["stderr"]),
-                    float(cell["lowest"]),
-                )
-            )
+    rows = [
+        (
+            int(width),
+            int(free),
+            _verdict(int(width - free), int(free)),
+            float(cell["fraction"]),
+            float(cell["stderr"]),
+            float(cell["lowest"]),
+        )
+        for width, free, cell in _cells(widths, "width", "free")
+    ]
     columns = (
         "Neurons", "Free", "Verdict", "Fraction below 1e-8", "Standard error",
         "Lowest loss",
@@ -109,6 +108,15 @@ def widths_section(widths: xarray.Dataset) -> Section:
     table = Table(columns, rows)
     caption = "Bands are standard errors."
     return Section("Width", (text, Figure(figure, caption), table))
+
+
+def _cells(
+    data: xarray.Dataset, first: str, second: str
+) -> Iterator[tuple[float, float, xarray.Dataset]]:
+    """Yield both coordinates of each cell of a table, row by row, and what it holds."""
+    for x in data[first].values:
+        for y in data[second].values:
+            yield x, y, data.sel({first: x, second: y})
 
 
 def _verdict(locked: int, free: int) -> str:
@@ -188,13 +196,9 @@ def starts_section(table: xarray.Dataset) -> Section:
         (
             int(d),
             int(m),
-            *(
-                float(table[name].sel(inputs=d, neurons=m))
-                for name in ("lock", "any", "all", "obstructed")
-            ),
+            *(float(cell[name]) for name in ("lock", "any", "all", "obstructed")),
         )
-        for d in table["inputs"].values
-        for m in table["neurons"].values
+        for d, m, cell in _cells(table, "inputs", "neurons")
         if m in (1, 2, 4, 8)
     ]
     columns = (
@@ -225,20 +229,17 @@ def tabular_section(tabular: xarray.Dataset) -> Section:
         y_label="test loss",
         markers=True,
     )
-    rows = []
-    for width in tabular["width"].values:
-        for share in tabular["share"].values:
-            cell = tabular.sel(width=width, share=share)
-            rows.append(
-                (
-                    int(width),
-                    names[float(share)],
-                    float(cell["obstructed"].mean()),
-                    float(cell["train"].mean()),
-                    float(cell["test"].mean()),
-                    float(error.sel(width=width, share=share)),
-                )
-            )
+    rows = [
+        (
+            int(width),
+            names[share],
+            float(cell["obstructed"].mean()),
+            float(cell["train"].mean()),
+            float(cell["test"].mean()),
+            float(error.sel(width=width, share=share)),
+        )
+        for width, share, cell in _cells(tabular, "width", "share")
+    ]
     columns = (
         "Neurons", "Starts", "Obstructed", "Training loss", "Test loss",
         "Standard error",
