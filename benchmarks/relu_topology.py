@@ -19,6 +19,7 @@ from benchmarks.timing import cpu, race
 from thalweg.models import mlp
 from thalweg.seeding import normal
 from thalweg.solvable import relu_topology as rt
+from thalweg.studies.obstruction.measurements import circle
 
 F64 = torch.zeros((), dtype=torch.float64)
 REPLICAS, STEPS, REPEATS = 200, 50, 3
@@ -57,12 +58,6 @@ def polynomial() -> dict[str, object]:
         "seconds": seconds,
         "sum_is_2_to_the_1000": sum(terms.values()) == 2**1000,
     }
-
-
-def circle(n: int) -> tuple[Tensor, Tensor]:
-    angle = 2 * torch.pi * torch.arange(n, dtype=torch.float64) / n
-    x = torch.stack([angle.cos(), angle.sin()], 1)
-    return x, x[:, 0].relu() - x[:, 1].relu()
 
 
 def together(w1: Tensor, w2: Tensor, x: Tensor, y: Tensor) -> Tensor:
