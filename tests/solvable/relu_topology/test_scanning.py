@@ -266,6 +266,32 @@ def test_batches_and_tuples_of_data_give_the_same_dead_neurons():
         rt.scan(network(), data=[])
 
 
+@pytest.mark.parametrize(
+    ("activation", "dead"),
+    [
+        (torch.relu, [1]),
+        (lambda z: -torch.relu(z), [1]),
+        (lambda z: torch.relu(-z), None),
+        (lambda z: torch.relu(z.abs()), None),
+        (torch.abs, None),
+    ],
+)
+def test_dead_neurons_are_told_by_the_outputs_that_reach_the_relu(activation, dead):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(1, 2, bias=False), nn.Linear(2, 1)
+
+        def forward(self, x):
+            return self.b(activation(self.a(x)))
+
+    model = Net()
+    with torch.no_grad():
+        model.a.weight.copy_(torch.tensor([[1.0], [-1.0]]))
+    (found,) = rt.scan(model, torch.ones(3, 1), data=torch.ones(3, 1)).pairs
+    assert (None if found.dead is None else found.dead.tolist()) == dead
+
+
 def test_more_outputs_lock_nothing_but_a_mask_to_one_does():
     with seeded(0, "masks"):
         model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).double()

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,8 @@ class ScannedPair(NeuronClasses):
         outs: Weights out of each neuron, without pruned ones.
         signs: Sign of w2 of each neuron that has one weight out; 0 of the others.
         inner_signs: Sign of w1 of each neuron that has one weight in; 0 of the others.
-        dead: Neurons that no example of the data activates; None without data.
+        dead: Neurons that no example of the data activates; None without data, or where
+            their outputs do not reach a ReLU with the sign that they have.
     """
 
     pair: LayerPair
@@ -296,9 +298,17 @@ def scan_pair(
 def _dead(
     model: nn.Module, pairs: Sequence[LayerPair], data: Tensor | Iterable[Any]
 ) -> dict[str, np.ndarray]:
-    """Return the neurons that are never active, for layers before a ReLU."""
+    """Return the neurons that are never active, for layers before a ReLU.
+
+    Their outputs tell only if nothing on the way to it makes negative ones positive.
+    """
     twin = copy_model(model).eval()
-    names = [p.first for p in pairs if {"relu"} & set(p.between)]
+    turning = {"neg", "abs", "square"}
+    names = []
+    for pair in pairs:
+        before = takewhile(lambda name: name != "relu", pair.between)
+        if "relu" in pair.between and turning.isdisjoint(before):
+            names.append(pair.first)
     active: dict[str, Tensor] = {}
 
     def watch(name: str) -> None:
