@@ -109,6 +109,13 @@ def test_statistics_of_batch_norms_are_found_in_float64():
         assert torch.equal(tensor, wanted[name].to(tensor.dtype))
 
 
+def test_norms_by_the_statistics_of_the_batch_are_no_hindrance():
+    norm = nn.BatchNorm1d(3, track_running_stats=False)
+    model = nn.Sequential(nn.Linear(4, 3), norm, nn.ReLU(), nn.Linear(3, 2))
+    found = ti.repair(model, model, model, vectors(30, 4))
+    assert found.variant == "rescale" and found.layers == ("0",)
+
+
 def test_constant_channels_are_left():
     a, b = (randomize(mlp((4, 3, 2)), seed) for seed in (0, 1))
     merged = midpoint(a, b)

@@ -14,6 +14,7 @@ from thalweg.errors import InputError
 from thalweg.instruments.alignment.aligning import (
     State,
     check_states,
+    first_inputs,
     inputs_of,
     read_inputs,
     state_of,
@@ -154,7 +155,7 @@ def _repairable(
     runs: list[str] = []
     hooks = {name: lambda _, name=name: runs.append(name) for name in names}
     with _watching(network, hooks), torch.no_grad():
-        network(next(inputs_of(batches))[:1])
+        network(first_inputs(batches)[:2])
     order = dict.fromkeys(runs)
     users: dict[int, int] = {}
     for module in network.modules():
