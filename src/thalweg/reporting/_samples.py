@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = [
+    "FADED_FROM",
     "Lines",
     "Refined",
     "Samples",
@@ -37,6 +38,8 @@ __all__ = [
 ]
 # Densities below this share of the highest are not drawn: they are Gaussian tails.
 _FLOOR = 1e-7
+#: A trajectory's points farther than this from the plane are faded.
+FADED_FROM = 0.5
 _MASKS = ("status", "interpolated")
 _PENDING = 5  # status of a place where nothing was evaluated or interpolated
 
@@ -99,6 +102,12 @@ class Samples:
             "−∞": np.isneginf(self.values),
         }
         return {name: mask for name, mask in kinds.items() if mask.any()}
+
+    def points(self) -> dict[str, tuple[float, ...]]:
+        """Return the named points: the anchors, and the center where it is inside."""
+        inside = all(axis.min() <= 0 <= axis.max() for axis in self.axes)
+        center = {"center": (0.0,) * len(self.axes)} if inside else {}
+        return {**center, **self.anchors}
 
     def aspect(self) -> float | None:
         """Return units of x0 that equal one of x1 in parameter distance, or None.

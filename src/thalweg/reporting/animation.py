@@ -12,10 +12,10 @@ from torch import Tensor
 from thalweg.errors import InputError
 from thalweg.execution import atomic_file
 from thalweg.reporting._numbers import format_number
-from thalweg.reporting._samples import read_samples
+from thalweg.reporting._samples import FADED_FROM, read_samples
 from thalweg.reporting._scales import ScaleName, scale_of
 from thalweg.reporting.figures.theme import COLORS
-from thalweg.reporting.static import FADED_FROM, draw_flat, new_figure, reach
+from thalweg.reporting.static import draw_flat, new_figure, reach
 
 if TYPE_CHECKING:
     import xarray as xr

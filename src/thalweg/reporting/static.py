@@ -5,7 +5,7 @@ its defaults.
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
@@ -15,6 +15,7 @@ from jaxtyping import Float
 from thalweg.errors import InputError
 from thalweg.execution import atomic_file
 from thalweg.reporting._samples import (
+    FADED_FROM,
     Samples,
     cell_edges,
     grid_axes,
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
-    "FADED_FROM",
     "PICTURES",
     "PictureKind",
     "draw_flat",
@@ -43,9 +43,6 @@ __all__ = [
     "reach",
     "save_figure",
 ]
-
-#: A trajectory's points farther than this from the plane are faded.
-FADED_FROM = 0.5
 
 #: Suffixes of pictures, and what keeps the time out of the file.
 PICTURES = {
@@ -232,7 +229,7 @@ def draw_flat(
     if trajectory is not None and len(trajectory):
         _trajectory(axes, trajectory, residuals)
         reach(axes, trajectory)
-    for name, point in _points(samples).items():
+    for name, point in samples.points().items():
         _name_point(axes, name, point)
     axes.set_xlabel(samples.labels[0])
     axes.set_ylabel(samples.labels[1])
@@ -292,12 +289,6 @@ def _trajectory(
     axes.scatter(*trajectory.T, s=14, color=COLORS[1], alpha=opacity, zorder=3)
 
 
-def _points(samples: Samples) -> Mapping[str, tuple[float, float]]:
-    inside = all(axis.min() <= 0 <= axis.max() for axis in samples.axes)
-    anchors = {name: (point[0], point[1]) for name, point in samples.anchors.items()}
-    return {**({"center": (0.0, 0.0)} if inside else {}), **anchors}
-
-
 def reach(axes: "Axes", points: np.ndarray) -> None:
     """Let the picture reach as far as the path does."""
     finite = points[np.isfinite(points).all(axis=1)]
@@ -310,7 +301,7 @@ def reach(axes: "Axes", points: np.ndarray) -> None:
         axes.set_ylim(min(bottom, low[1]), max(top, high[1]))
 
 
-def _name_point(axes: "Axes", name: str, point: tuple[float, float]) -> None:
+def _name_point(axes: "Axes", name: str, point: tuple[float, ...]) -> None:
     """Mark a point, its name on the side where there is room."""
     axes.plot(*point, "o", color=COLORS[1], markeredgecolor="white", clip_on=False)
     left, right = axes.get_xlim()
@@ -319,7 +310,7 @@ def _name_point(axes: "Axes", name: str, point: tuple[float, float]) -> None:
     is_high = point[1] > bottom + 0.9 * (top - bottom)
     axes.annotate(
         name,
-        point,
+        (point[0], point[1]),
         (-6 if is_right else 6, -6 if is_high else 6),
         textcoords="offset points",
         color="white",

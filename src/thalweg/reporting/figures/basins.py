@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from thalweg.errors import InputError
 from thalweg.reporting._samples import Samples, read_samples
 from thalweg.reporting._scales import scale_of
+from thalweg.reporting.figures.overlays import level_lines
 from thalweg.reporting.figures.theme import COLORS, finish
 
 if TYPE_CHECKING:
@@ -141,22 +142,11 @@ def _dots(places: np.ndarray, number: np.ndarray) -> "go.Scatter":
 def _lines(samples: Samples) -> "go.Contour":
     import plotly.graph_objects as go
 
-    how = scale_of(samples.values)
-    low, high = how.limits
-    step = (high - low) / 14
-    return go.Contour(
-        x=samples.axes[0],
-        y=samples.axes[1],
-        z=how.heights(samples.values).T,
-        contours={
-            "coloring": "none",
-            "start": low + step / 2,
-            "end": high,
-            "size": step,
-        },
+    lines = go.Contour(
+        **level_lines(samples, scale_of(samples.values), 14),
         line={"width": 0.7, "color": "rgba(90,100,108,0.8)"},
-        connectgaps=False,
         showscale=False,
         showlegend=False,
         hoverinfo="skip",
     )
+    return lines.update(contours_coloring="none")

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from thalweg.reporting._samples import Samples
+from thalweg.reporting._samples import FADED_FROM, Samples
 from thalweg.reporting._scales import Scale
 from thalweg.reporting.figures.theme import COLORS, SEQUENTIAL
 
@@ -13,6 +13,7 @@ __all__ = [
     "evaluated_on_line",
     "evaluated_rounds",
     "gap_marks",
+    "level_lines",
     "lifted",
     "named_points",
     "nearest_heights",
@@ -20,7 +21,19 @@ __all__ = [
 ]
 
 _MARKS = {"NaN": "x-thin", "+∞": "triangle-up-open", "−∞": "triangle-down-open"}
-_FADED_FROM = 0.5  # a trajectory's points farther than this from the plane are faded
+
+
+def level_lines(samples: Samples, how: Scale, count: int) -> dict[str, object]:
+    """Return what contours of so many levels are drawn from, whatever their look."""
+    low, high = how.limits
+    step = (high - low) / count
+    return {
+        "x": samples.axes[0],
+        "y": samples.axes[1],
+        "z": how.heights(samples.values).T,
+        "contours": {"start": low + step / 2, "end": high, "size": step},
+        "connectgaps": False,
+    }
 
 
 def gap_marks(samples: Samples, how: Scale) -> list:
@@ -63,7 +76,7 @@ def path_traces(trajectory: np.ndarray | None, residuals: np.ndarray | None) -> 
         return []
     faded = np.zeros(len(trajectory), dtype=bool)
     if residuals is not None:
-        faded = np.asarray(residuals) > _FADED_FROM
+        faded = np.asarray(residuals) > FADED_FROM
     return [
         go.Scatter(
             x=trajectory[:, 0],

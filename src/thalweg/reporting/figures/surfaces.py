@@ -24,6 +24,7 @@ from thalweg.reporting.figures.overlays import (
     evaluated_on_line,
     evaluated_rounds,
     gap_marks,
+    level_lines,
     lifted,
     named_points,
     nearest_heights,
@@ -91,7 +92,7 @@ def surface_figure(
     how = _common_scale([samples, *others], scale, clip)
     if k == 3:
         return _slices(samples, how)
-    points = {**_center(samples), **samples.anchors, **(anchors or {})}
+    points = {**samples.points(), **(anchors or {})}
     figure = _plane(samples, how, trajectory, residuals, points)
     if trajectory is not None:
         _reach(figure, trajectory)
@@ -165,11 +166,6 @@ def _spent(name: str, refined: Refined, grid: str) -> list[str]:
             "point that is not finite."
         )
     return words
-
-
-def _center(samples: Samples) -> dict[str, Sequence[float]]:
-    inside = all(axis.min() <= 0 <= axis.max() for axis in samples.axes)
-    return {"center": (0.0,) * len(samples.axes)} if inside else {}
 
 
 def _plane(
@@ -362,17 +358,12 @@ def _contour(samples: Samples, how: Scale) -> "go.Contour":
     import plotly.graph_objects as go
 
     low, high = how.limits
-    step = (high - low) / 18
     return go.Contour(
-        x=samples.axes[0],
-        y=samples.axes[1],
-        z=how.heights(samples.values).T,
+        **level_lines(samples, how, 18),
         customdata=samples.values.T,
         zmin=low,
         zmax=high,
-        contours={"start": low + step / 2, "end": high, "size": step},
         line={"width": 0.6, "color": "rgba(255,255,255,0.55)"},
-        connectgaps=False,
         hovertemplate=_hover(samples),
         **_color(samples, how),
     )
