@@ -26,7 +26,7 @@ class Shards:
 
     Args:
         group: A group of `torch.distributed`, or "world", the default group.
-        device: Where tensors to be sent lie.
+        device: Where tensors have to lie to be sent: a GPU for nccl.
 
     Raises:
         InputError: `torch.distributed` is not initialized, the group is none or not
@@ -57,6 +57,7 @@ class Shards:
                 f"a process group of backend nccl needs a landscape on a GPU, not on "
                 f"{device}: give device=, or use backend gloo"
             )
+        self.device = device
         self.rows: tuple[int, ...] = ()
         self.data = ""
 
@@ -88,18 +89,19 @@ class Shards:
         """Return the tensor of rank 0."""
         import torch.distributed as dist
 
-        shared = tensor.detach().clone(memory_format=torch.contiguous_format)
+        shared = tensor.detach().to(self.device, copy=True).contiguous()
         dist.broadcast(shared, group=self.group, group_src=0)
-        return shared
+        return shared.to(tensor.device)
 
     def sum(self, total: Tensor, weight: float = 0.0) -> tuple[Tensor, float]:
         """Return the sums over all ranks, in float64, by one all-reduce."""
         import torch.distributed as dist
 
-        flat = total.detach().reshape(-1).double()
+        flat = total.detach().reshape(-1).to(self.device, torch.float64)
         packed = torch.cat([flat, flat.new_tensor([weight])])
         dist.all_reduce(packed, group=self.group)
-        return packed[:-1].reshape(total.shape), float(packed[-1])
+        summed = packed[:-1].reshape(total.shape).to(total.device)
+        return summed, float(packed[-1])
 
     def gather(self, thing: T) -> list[T]:
         """Return what every rank gave, in their order."""
