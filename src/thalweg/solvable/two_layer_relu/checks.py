@@ -73,13 +73,18 @@ def check_neurons(W: Tensor, V: Tensor) -> None:
     Raises:
         InputError: Names the index of the first such neuron.
     """
-    floor = ZERO_NEURON * V.norm(dim=-1).amax(-1)
-    small = (W.norm(dim=-1) < floor[..., None]).nonzero()
+    small = zero_neurons(W, V).nonzero()
     if len(small):
         raise InputError(
             f"W has a zero neuron, index {small[0, -1].item()}: gradient and Hessian "
             'do not exist there (drop it with zero_neuron="drop")'
         )
+
+
+def zero_neurons(W: Tensor, V: Tensor) -> Tensor:
+    """Return which neurons (..., K) have a norm below 1e-12 max|v|."""
+    floor = ZERO_NEURON * V.norm(dim=-1).amax(-1)
+    return W.norm(dim=-1) < floor[..., None]
 
 
 def as_overlaps(Q: Array, R: Array, P: Array) -> tuple[Tensor, Tensor, Tensor]:

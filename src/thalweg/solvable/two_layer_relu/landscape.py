@@ -17,6 +17,7 @@ from thalweg.solvable.two_layer_relu.checks import (
     as_teacher,
     as_weights,
     check_neurons,
+    zero_neurons,
 )
 from thalweg.solvable.two_layer_relu.classification import Classification, classify
 from thalweg.solvable.two_layer_relu.derivatives import Curvature
@@ -472,8 +473,7 @@ class ReLUHessian(LinearOperator):
             land.dim, dtype=point.dtype, device=point.device, layout=land.layout
         )
         W = land._student(land.weights(point))
-        floor = 1e-12 * float(land.V.norm(dim=-1).max())
-        alive = W.norm(dim=-1) >= floor
+        alive = ~zero_neurons(W, land.V)
         if zero_neuron == "raise":
             check_neurons(W, land.V)
         elif zero_neuron != "drop":
