@@ -1,14 +1,11 @@
 """The study of the instruments: every claim holds."""
 
-from thalweg.studies import list_studies, run_study
+import pytest
 
 
-def test_every_claim_is_supported():
-    study = run_study("instruments", size="quick")
+@pytest.mark.parametrize("quick", ["instruments"], indirect=True)
+def test_every_claim_is_supported(quick):
+    _, study = quick
     failed = [claim for claim in study.claims if claim.verdict != "supported"]
     assert failed == []
     assert study.datasets["errors"]["error"].shape == (len(study.claims), 1)
-
-
-def test_it_is_listed():
-    assert "instruments" in [info.name for info in list_studies()]
