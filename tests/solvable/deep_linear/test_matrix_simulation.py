@@ -309,6 +309,7 @@ X, Y = torch.ones(4, 2), torch.ones(4, 2)
             InputError,
             "record_every must be an integer of at least 1, got -2",
         ),
+        ({"keep": -1}, InputError, "keep must be an integer of at least 1, got -1"),
         ({"passage": 0.0}, InputError, "passage must be a positive fraction"),
         ({"levels": (1.5,)}, InputError, r"levels must lie in \[0, 1\], got"),
         ({"start": torch.ones(7)}, InputError, r"start must have shape \(8,\) or"),

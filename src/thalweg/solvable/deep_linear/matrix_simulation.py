@@ -87,6 +87,7 @@ def simulate_sgd(
     """Simulate SGD; see `DeepLinear.simulate_sgd`."""
     eta = float(positive("eta", eta))
     at_least_one("n_steps", n_steps)
+    at_least_one("keep", keep)
     every = at_least_one("record_every", record_every or max(1, n_steps // 100))
     points = _starts(land, start, n_paths)
     weights = [W.clone() for W in land.weights(points)]
