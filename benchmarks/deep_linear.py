@@ -3,8 +3,9 @@
     python -m benchmarks deep_linear
 
 Prints JSON and keeps it under results/. One thread; CPU seconds of this process;
-contenders take turns, after a warm-up. Each row integrates the same equation by the
-same scheme for the same number of steps; what the ends of the paths are is compared.
+contenders take turns, after a warm-up. All integrate the same equation for the same
+number of steps, by Euler's scheme where they do not name another; what the ends of the
+paths are is compared.
 """
 
 import math
