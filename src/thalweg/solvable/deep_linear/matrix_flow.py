@@ -44,12 +44,12 @@ def two_layer_flow(W1: Tensor, W2: Tensor, teacher: Tensor, times: Reals) -> Ten
             "DeepLinear.gradient_flow, which integrates from any start"
         )
     d0, clock = M.shape[1], np.atleast_1d(nonnegative("times", times))
-    F = torch.zeros(sum(M.shape), sum(M.shape), dtype=torch.float64)
+    F = M.new_zeros(sum(M.shape), sum(M.shape))
     F[d0:, :d0], F[:d0, d0:] = M, M.T
     lam, basis = torch.linalg.eigh(F)
     Q = torch.cat([W1.T, W2])
     P = basis.T @ (Q @ Q.T) @ basis
-    result = torch.empty(len(clock), *M.shape, dtype=torch.float64)
+    result = M.new_empty(len(clock), *M.shape)
     now = 0.0
     for i in np.argsort(clock, kind="stable"):
         P = _advance(P, lam, float(clock[i]) - now)
@@ -69,7 +69,7 @@ def _advance(P: Tensor, lam: Tensor, duration: float) -> Tensor:
     J = torch.where(
         lam == 0, torch.full_like(lam, dt), (2 * safe * dt).expm1() / (2 * safe)
     )
-    eye = torch.eye(len(lam), dtype=P.dtype)
+    eye = torch.eye(len(lam), dtype=P.dtype, device=P.device)
     for _ in range(steps):
         # P [I + J P]⁻¹ = [I + P J]⁻¹ P
         P = torch.linalg.solve(eye + P * J, P)
