@@ -7,6 +7,7 @@ import torch
 from thalweg import Quadratic
 from thalweg import instruments as ti
 from thalweg.errors import ConvergenceWarning, InputError, PrecisionWarning
+from thalweg.instruments.eigenpairs import ONE_START
 from thalweg.landscapes import FunctionOperator, IdentityOperator, MatrixOperator
 
 
@@ -104,6 +105,20 @@ def test_copies_that_may_be_missing_are_said():
     found = ti.top_eigenpairs(small, 2)
     np.testing.assert_allclose(found.values.numpy(), [5, 5], rtol=1e-10)
     assert found.note == ""
+
+
+@pytest.mark.parametrize("block", [1, 2])
+def test_what_memory_limits_is_said_with_restarts_and_without(block):
+    A = MatrixOperator(torch.diag(torch.linspace(0, 3, 400, dtype=torch.float64)))
+    limited = "the basis is limited to 59 vectors by memory=192000"
+    single = [ONE_START] if block == 1 else []
+    loose, tight = (
+        ti.top_eigenpairs(A, 1, tol=tol, memory=192_000, block=block).note
+        for tol in (1e-1, 1e-6)
+    )
+    assert loose.split("; ") == [limited, *single]
+    assert tight.split("; ")[1:] == [limited, *single]
+    assert "thick restarts with 59 vectors" in tight
 
 
 def test_the_identity_and_zero_have_every_copy():

@@ -121,14 +121,13 @@ def top_eigenpairs(
     starts = _starts(A, block, start, seed)
     if preconditioner is None:
         starts = _mixed(starts, block)
-        rows, note = _rows(A, k, starts.shape[1], max_basis, memory)
+        rows, limited = _rows(A, k, starts.shape[1], max_basis, memory)
         process = Lanczos(A, starts, rows=rows, seed=seed)
         least = 2 * k if start is None else max(2 * k, 1 + math.ceil(math.log(A.dim)))
         values, S, norm, restarts = _iterate(process, k, which, tol, least, limit - k)
-        if restarts:
-            note = f"{restarts} thick restarts with {rows} vectors" + note
-        if block == 1 and not process.complete:
-            note = "; ".join(filter(None, [note.removeprefix("; "), ONE_START]))
+        restarted = f"{restarts} thick restarts with {rows} vectors" if restarts else ""
+        single = ONE_START if block == 1 and not process.complete else ""
+        note = "; ".join(filter(None, [restarted, limited, single]))
         vectors = process.vectors(S)
         del process  # its basis is the memory
     else:
@@ -249,7 +248,7 @@ def _rows(
     rows = min(wanted, A.dim, max(fits, least))
     if fits >= min(wanted, A.dim):
         return rows, ""
-    return rows, f"; the basis is limited to {rows} vectors by memory={memory}"
+    return rows, f"the basis is limited to {rows} vectors by memory={memory}"
 
 
 def _iterate(
