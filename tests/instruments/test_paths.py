@@ -10,6 +10,7 @@ from scipy.optimize import minimize_scalar
 from torch import nn
 from torch.nn import functional as F
 
+from instruments.muller_brown import MINIMA, SADDLES, MullerBrown
 from thalweg import NetworkLandscape
 from thalweg import instruments as ti
 from thalweg.data import digits
@@ -215,39 +216,10 @@ def test_ends_that_are_refused():
 # Elastic bands --------------------------------------------------------------------
 
 
-class MullerBrown(Landscape):
-    """The Müller-Brown surface (1979), energies in its own units."""
-
-    def __init__(self):
-        super().__init__(2)
-
-    def loss(self, points):
-        x, y = points[..., 0], points[..., 1]
-        total = torch.zeros_like(x)
-        for height, a, b, c, x0, y0 in (
-            (-200.0, -1.0, 0.0, -10.0, 1.0, 0.0),
-            (-100.0, -1.0, 0.0, -10.0, 0.0, 0.5),
-            (-170.0, -6.5, 11.0, -6.5, -0.5, 1.5),
-            (15.0, 0.7, 0.6, 0.7, -1.0, 1.0),
-        ):
-            dx, dy = x - x0, y - y0
-            total = total + height * torch.exp(a * dx**2 + b * dx * dy + c * dy**2)
-        return total
-
-
-def stationary(x, y):
-    """Return the stationary point beside (x, y), by Newton and dense Hessians."""
-    land, point = MullerBrown(), torch.tensor([x, y], dtype=torch.float64)
-    for _ in range(20):
-        hessian = torch.func.hessian(land.loss)(point)
-        point = point - torch.linalg.solve(hessian, torch.func.grad(land.loss)(point))
-    return point
-
-
 def test_a_band_passes_both_saddles_of_muller_and_brown():
     land = MullerBrown()
-    a, b = stationary(-0.56, 1.44), stationary(0.62, 0.03)
-    high, low = stationary(-0.82, 0.62), stationary(0.21, 0.29)
+    a, b = torch.tensor(MINIMA[:2], dtype=torch.float64)
+    high, low = torch.tensor(SADDLES, dtype=torch.float64)
     assert land.loss(high).item() == pytest.approx(-40.66484, abs=1e-5)  # as published
     straight = ti.barrier(land, a, b)
     path = ti.connect(land, a, b, "neb", steps=100, points=201)
@@ -263,11 +235,8 @@ def test_a_band_passes_both_saddles_of_muller_and_brown():
 
 def test_the_climbing_pivot_ends_on_the_saddle():
     land = MullerBrown()
-    a, b, high = (
-        stationary(-0.56, 1.44),
-        stationary(0.62, 0.03),
-        stationary(-0.82, 0.62),
-    )
+    a, b = torch.tensor(MINIMA[:2], dtype=torch.float64)
+    high = torch.tensor(SADDLES[0], dtype=torch.float64)
 
     def sgd(parameters):
         return torch.optim.SGD(parameters, lr=2e-4, momentum=0.5)
