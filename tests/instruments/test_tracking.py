@@ -212,6 +212,20 @@ def test_the_hook_of_an_optimizer_counts_its_steps():
     assert (found["threshold"] == 20.0).all()
 
 
+def test_a_closed_tracker_has_let_go_of_the_optimizer(tmp_path):
+    data, model, tracker = digits_run(
+        quantities=("gradient_norm",), store=tmp_path / "run"
+    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    F.cross_entropy(model(data.inputs), data.targets).backward()
+    with tracker:
+        tracker.attach(optimizer)
+        optimizer.step()
+        optimizer.step()
+    optimizer.step()
+    assert tracker.to_dataset()["step"].values.tolist() == [0, 1]
+
+
 def test_it_is_stored_with_the_trajectory_and_goes_on(tmp_path):
     store = tmp_path / "run"
     for first, last in ((0, 4), (2, 6)):  # the second run repeats two steps

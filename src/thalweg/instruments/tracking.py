@@ -67,6 +67,7 @@ class Tracker:
         self.trajectory = Trajectory(
             land, every, store=store, buffer=8, sketch=sketch, seed=seed
         )
+        self._handles: list[RemovableHandle] = []
         self._kept = store is not None
         self._last: Tensor | None = None  # eigenvector of the last measurement
 
@@ -105,12 +106,14 @@ class Tracker:
         self(state.step, optimizer=state.optimizer)
 
     def attach(self, optimizer: torch.optim.Optimizer) -> RemovableHandle:
-        """Measure after steps of an optimizer, until the handle is removed."""
+        """Measure after every step of an optimizer, until `close` or the handle."""
 
         def after(*_: object) -> None:
             self(optimizer=optimizer)
 
-        return optimizer.register_step_post_hook(after)
+        handle = optimizer.register_step_post_hook(after)
+        self._handles.append(handle)
+        return handle
 
     def lightning_callback(self) -> Any:
         """Return a callback for a Lightning `Trainer`.
@@ -196,7 +199,10 @@ class Tracker:
         )
 
     def close(self) -> None:
-        """Write what is in memory, and the dataset beside the states."""
+        """Write what is in memory, the dataset too; let go of the optimizers."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
         self.trajectory.close()
         if self._kept:
             save_dataset(self.to_dataset(), self.trajectory.path / FILE)
