@@ -8,6 +8,7 @@ import torch
 from scipy.integrate import quad, trapezoid
 from scipy.optimize import minimize_scalar
 from torch import nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from instruments.muller_brown import MINIMA, SADDLES, MullerBrown
@@ -21,7 +22,7 @@ from thalweg.errors import (
     StoreError,
     StructureError,
 )
-from thalweg.landscapes import Landscape
+from thalweg.landscapes import Curve, Landscape, NetworkCurve
 from thalweg.models import mlp
 from thalweg.reporting import line_figure
 from thalweg.training import fit
@@ -348,6 +349,38 @@ def test_buffers_of_the_checkpoints_move_along(kind, normalized):
     assert float(bare.line["loss"][-1]) != pytest.approx(own[1], rel=1e-3)
     with pytest.raises(InputError, match="some of the checkpoints only"):
         ti.connect(land, models[0], land.flatten(models[1]))
+
+
+def test_derivatives_along_a_curve_hold_the_buffers_that_belong_to_t(normalized):
+    models, (x, y) = normalized
+    models = [model.double() for model in models]
+    land = NetworkLandscape(models[0], F.cross_entropy, (x.double(), y))
+    a, b = (land.flatten(model) for model in models)
+    curve = Curve("bezier", torch.stack([a, (a + b).cos(), b]))
+    along = NetworkCurve(land.between(*models), curve)
+    first, second = (dict(model.named_buffers()) for model in models)
+
+    def loss(s, t):
+        p, start = (1 - s) ** 2 * a + 2 * s * (1 - s) * (a + b).cos() + s**2 * b, 0
+        state = {}
+        for name, value in models[0].named_parameters():
+            state[name] = p[start : start + value.numel()].view(value.shape)
+            start += value.numel()
+        state |= {
+            n: torch.lerp(first[n].double(), second[n].double(), t) for n in first
+        }
+        return F.cross_entropy(functional_call(models[0], state, (x.double(),)), y)
+
+    t = torch.tensor([[0.0], [0.3], [1.0]], dtype=torch.float64)
+    values, slopes = along.value_and_gradient(t)
+    for (s,), value, slope in zip(t, values, slopes, strict=True):
+        exact, gradient = torch.func.grad_and_value(loss)(s, s.item())[::-1]
+        torch.testing.assert_close(value, exact, rtol=1e-10, atol=0)
+        torch.testing.assert_close(slope[0], gradient, rtol=1e-10, atol=0)
+    torch.testing.assert_close(along.loss(t), values, rtol=1e-12, atol=0)
+    curvature = float(along.hessian(t[1]) @ torch.ones(1).double())
+    exact = torch.func.grad(torch.func.grad(loss))(t[1, 0], 0.3)
+    assert curvature == pytest.approx(float(exact), rel=1e-10)
 
 
 def test_batch_norm_is_recalibrated_along_a_path(normalized):

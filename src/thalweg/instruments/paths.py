@@ -12,7 +12,7 @@ from torch import Tensor
 
 from thalweg.errors import InputError, NonFiniteLossError
 from thalweg.execution import Store
-from thalweg.instruments.barriers import Barrier, barrier
+from thalweg.instruments.barriers import GOLDEN, Barrier, barrier
 from thalweg.instruments.elastic_bands import along, relax
 from thalweg.instruments.minimizing import (
     BatchSize,
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 Shape = Literal["bezier", "polyline"]
 Kind = Literal["bezier", "polyline", "neb"]
-GOLDEN = (5**0.5 - 1) / 2
 RATE = 0.03  # of the distance between the ends, root mean square over the coordinates
 
 
